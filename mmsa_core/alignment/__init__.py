@@ -1,0 +1,1 @@
+"""What is asked of a pair of modalities."""

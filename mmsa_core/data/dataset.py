@@ -1,0 +1,166 @@
+"""A data set as training sees it: three splits, opened once, each loaded on its own, checked and left-aligned."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmsa_core.data.checks import check_structure, choose_modalities, used_keys
+from mmsa_core.data.mmsa_pickle import MmsaPickleSource
+from mmsa_core.data.npz import NpzSource
+from mmsa_core.data.rows import left_align
+from mmsa_core.data.source import LABELS, SPLITS, UNIMODAL, Source, SplitName
+from mmsa_core.data.split import Split
+from mmsa_core.errors import UserError
+
+Nonfinite: TypeAlias = Literal["refuse", "zero"]
+SOURCES: dict[str, type[NpzSource] | type[MmsaPickleSource]] = {
+    ".npz": NpzSource,
+    ".pkl": MmsaPickleSource,
+    ".pickle": MmsaPickleSource,
+}
+
+
+NUMBERS = "fiub"
+"""The dtype kinds that count as numbers."""
+
+
+def open_dataset(path: str | Path, modalities: Sequence[str] | None = None, nonfinite: Nonfinite = "refuse") -> Dataset:
+    """Open a data file and check its structure; ``modalities`` None takes all that it has.
+
+    Raises:
+        UserError: the file is missing, of another format or damaged, or its splits, shapes or ids do not fit together.
+    """
+    path = Path(path)
+    if nonfinite not in get_args(Nonfinite):
+        raise UserError(f"data.nonfinite: must be 'refuse' or 'zero', got {nonfinite!r}")
+    source = open_source(path)
+    chosen = choose_modalities(source, modalities)
+    check_structure(source, chosen)
+    return Dataset(path, source, chosen, nonfinite)
+
+
+def open_source(path: Path) -> Source:
+    """Open a file in the format that its suffix says.
+
+    Raises:
+        UserError: the file is missing, of another format or damaged.
+    """
+    if path.suffix not in SOURCES:
+        raise UserError(f"{path}: the data must be an .npz or an MMSA .pkl, got suffix {path.suffix!r}")
+    if not path.is_file():
+        raise UserError(
+            f"{path}: there is no such file; give the path of a data set, absolute or from the current folder"
+        )
+    return SOURCES[path.suffix](path)
+
+
+class Dataset:
+    """An opened data file whose structure is sound; values are read, and checked, when a split is asked for."""
+
+    def __init__(self, path: Path, source: Source, modalities: tuple[str, ...], nonfinite: Nonfinite) -> None:
+        self.path = path
+        self.modalities = modalities
+        self._source = source
+        self._nonfinite = nonfinite
+
+    def split(self, name: SplitName) -> Split:
+        """Load one split; of an ``.npz`` only its own arrays are read.
+
+        Raises:
+            UserError: a label or feature is not finite or no number, or lengths do not fit.
+        """
+        features, lengths = {}, {}
+        for m in self.modalities:
+            features[m], lengths[m] = left_align(*self._sequences(name, m))
+        keys = self._source.keys
+        unimodal = {
+            m: self._labels(f"{name}/{UNIMODAL[m]}") for m in self.modalities if f"{name}/{UNIMODAL[m]}" in keys
+        }
+        texts = self._strings(f"{name}/raw_text") if f"{name}/raw_text" in keys else ()
+        return Split(self.ids(name), features, lengths, self._labels(f"{name}/{LABELS}"), unimodal, texts)
+
+    def check(self) -> None:
+        """Load every split once and hand out nothing, so that a bad test split is known before hours are spent.
+
+        Raises:
+            UserError: as :meth:`split`.
+        """
+        for name in SPLITS:
+            self.split(name)
+
+    def ids(self, name: SplitName) -> tuple[str, ...]:
+        """Return the ids of a split."""
+        return self._strings(f"{name}/id")
+
+    def shape(self, name: SplitName, modality: str) -> tuple[int, ...]:
+        """Return a modality's shape as it is in the file."""
+        return self._source.shape(f"{name}/{modality}")
+
+    def dims(self) -> dict[str, int]:
+        """Return the feature width of each modality."""
+        return {m: self.shape("train", m)[-1] for m in self.modalities}
+
+    def fingerprint(self) -> str:
+        """Return 32 hex digits of every array that is read (of all splits), as it is in the file."""
+        digest = hashlib.blake2b(digest_size=16)
+        for key in sorted(k for name in SPLITS for k in used_keys(self._source, name, self.modalities)):
+            array = self._source.read(key)
+            digest.update(f"{key} {array.shape} ".encode())
+            if array.dtype.kind in NUMBERS:
+                digest.update(array.dtype.str.encode())
+                digest.update(np.ascontiguousarray(array).data)
+            else:
+                digest.update("\0".join(map(str, array.tolist())).encode())
+        return digest.hexdigest()
+
+    def _sequences(self, name: SplitName, modality: str) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+        key = f"{name}/{modality}"
+        values = self._numbers(key)
+        values = values[:, None, :] if values.ndim == 2 else values
+        finite = np.isfinite(values)
+        if not finite.all():
+            if self._nonfinite == "refuse":
+                raise UserError(
+                    f"{self._source.place}: {key} has {int((~finite).sum())} values that are NaN or infinite; "
+                    "features must be finite, so clean them or set data: {nonfinite: zero} to read them as 0"
+                )
+            values = np.where(finite, values, np.float32(0))
+        return values, self._lengths(f"{key}_lengths", values.shape[1])
+
+    def _lengths(self, key: str, time: int) -> NDArray[np.int64] | None:
+        if key not in self._source.keys:
+            return None
+        lengths = self._numbers(key).astype(np.int64)
+        wrong = np.flatnonzero((lengths < 0) | (lengths > time))
+        if wrong.size:
+            raise UserError(
+                f"{self._source.place}: {key}[{wrong[0]}] is {lengths[wrong[0]]}; a length must lie in 0..{time}, the "
+                "rows of its features; leave the key out to count the rows that are not zero"
+            )
+        return lengths
+
+    def _labels(self, key: str) -> NDArray[np.float32]:
+        labels = self._numbers(key)
+        wrong = np.flatnonzero(~np.isfinite(labels))
+        if wrong.size:
+            raise UserError(
+                f"{self._source.place}: {key} has {wrong.size} values that are NaN or infinite, the first in row "
+                f"{wrong[0]}; every label must be a finite number, so leave such samples out"
+            )
+        return labels
+
+    def _numbers(self, key: str) -> NDArray[np.float32]:
+        array = self._source.read(key)
+        if array.dtype.kind not in NUMBERS:
+            raise UserError(f"{self._source.place}: {key} has dtype {array.dtype}; it must hold numbers")
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which the callers report
+            return array.astype(np.float32)
+
+    def _strings(self, key: str) -> tuple[str, ...]:
+        return tuple(str(value) for value in self._source.read(key).tolist())

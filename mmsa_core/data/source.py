@@ -1,0 +1,38 @@
+"""What a data file looks like once its format is out of the way: named arrays, each read on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any, Literal, Protocol, TypeAlias
+
+from numpy.typing import NDArray
+
+from mmsa_core.config import MODALITIES
+
+SplitName: TypeAlias = Literal["train", "valid", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
+LABELS = "regression_labels"
+UNIMODAL = {m: f"{LABELS}_{m[0].upper()}" for m in MODALITIES}
+"""MMSA's names of the human unimodal labels: ``regression_labels_T``, ``_A`` and ``_V``."""
+
+KEYS = ("id", "raw_text", LABELS, *UNIMODAL.values(), *MODALITIES, *(f"{m}_lengths" for m in MODALITIES))
+"""What is read of a split; every other key of a file is ignored."""
+
+
+class Source(Protocol):
+    """A data file; ``place`` names it in messages and ``keys`` are the names of its arrays, like ``train/audio``."""
+
+    place: str
+    keys: Set[str]
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return an array's shape without reading its values where the format allows that."""
+        ...
+
+    def read(self, key: str) -> NDArray[Any]:
+        """Read one array.
+
+        Raises:
+            UserError: it is damaged, or holds Python objects.
+        """
+        ...

@@ -1,0 +1,37 @@
+"""One split of a data set, in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split in memory; all arrays have one row per sample, in the order of ``ids``.
+
+    Attributes:
+        ids: Unique names, "video$_$clip" where the data set follows MMSA.
+        features: By modality [N, T, d]: real rows first, zeros behind. T is the split's longest sequence.
+        lengths: By modality [N]: the number of real rows; 0 where the sample lacks the modality.
+        labels: Sentiment [N], on the data set's own scale.
+        unimodal: By modality [N]: what people said who had only that modality; empty without such labels.
+        raw_text: Transcripts; empty where the file has none.
+    """
+
+    ids: tuple[str, ...]
+    features: dict[str, NDArray[np.float32]]
+    lengths: dict[str, NDArray[np.int64]]
+    labels: NDArray[np.float32]
+    unimodal: dict[str, NDArray[np.float32]]
+    raw_text: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def real_rows(self, modality: str) -> NDArray[np.bool_]:
+        """Return the mask [N, T] of the rows that are not padding."""
+        mask: NDArray[np.bool_] = np.arange(self.features[modality].shape[1]) < self.lengths[modality][:, None]
+        return mask

@@ -1,0 +1,1 @@
+"""Turn one modality's sequence into one vector."""

@@ -1,0 +1,46 @@
+"""An encoder that learns which frames matter."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmsa_core.noise import Dropout
+from mmsa_core.plugin import Encoder
+from mmsa_core.tensors import Features
+
+
+class AttentionPool(Encoder):
+    """Encodes a sequence by ``heads`` attention-weighted means of its projected frames; blind to the order of frames.
+
+    Frames pass a Linear to ``hidden`` and ReLU; each head scores them by ``v' tanh(W h)``; the heads' means, side by
+    side, pass ``dropout`` and a Linear to ``dim``. An empty sequence has means of 0. Without the paper's penalty that
+    keeps heads apart.
+
+    Source: Lin et al., ICLR 2017, arXiv:1703.03130, eq. 6.
+    """
+
+    def __init__(self, inputs: int, *, dim: int = 32, hidden: int = 32, heads: int = 4, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dim = dim
+        self.project = nn.Linear(inputs, hidden)
+        self.score = nn.Linear(hidden, hidden)
+        self.heads = nn.Linear(hidden, heads, bias=False)
+        self.dropout = Dropout(dropout)
+        self.out = nn.Linear(heads * hidden, dim)
+
+    @staticmethod
+    def prepare(features: Features) -> Features:
+        return features
+
+    def forward(self, features: Features) -> Float[Tensor, "batch {self.dim}"]:
+        real = features.mask[:, :, None]
+        frames = self.project(torch.where(real, features.values, torch.zeros_like(features.values))).relu()
+        scores = self.heads(self.score(frames).tanh())
+        # the lowest finite number, not -inf: an empty sequence must not give NaN
+        lowest = torch.full_like(scores, torch.finfo(scores.dtype).min)
+        weights = torch.where(real, scores, lowest).softmax(1) * real
+        means = weights.mT @ frames
+        out: Tensor = self.out(self.dropout(means.flatten(1)))
+        return out

@@ -1,0 +1,21 @@
+"""The one exception for a user's mistake: a sentence with place, value, rule and fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: the command line prints it as one sentence and exits with code 2."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the nearest known spelling, or the list of known words.
+
+    >>> nearest("corall", ["coral", "cmd"])
+    "; did you mean 'coral'?"
+    """
+    names = sorted(known)
+    match = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(names)}"

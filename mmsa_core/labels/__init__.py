@@ -1,0 +1,1 @@
+"""Where the unimodal labels come from."""

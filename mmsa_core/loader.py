@@ -1,0 +1,75 @@
+"""A split as tensors on the training device, each modality prepared once per kind of encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmsa_core import registry
+from mmsa_core.config import MemberConfig
+from mmsa_core.data.split import Split
+from mmsa_core.tensors import Batch, Features, LabelTable
+
+
+class SplitTensors:
+    """One split on one device; :meth:`batch` gives all of it in the form a configuration's encoders want."""
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        self.split = split
+        self.device = device
+        self.labels = _tensor(split.labels, device)
+        self._raw: dict[str, Features] = {}
+        self._prepared: dict[tuple[str, Callable[[Features], Features]], Features] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, config: MemberConfig) -> Batch:
+        """Return the whole split prepared for the encoders of ``config``."""
+        features = tuple(self._features(m, p.name) for m, p in config.encoders.items())
+        available = torch.stack([self._mask(m).any(1) for m in config.encoders], 1)
+        return Batch(features, available)
+
+    def table(self, config: MemberConfig) -> LabelTable:
+        """Return the split's labels, with human unimodal ones where every modality of ``config`` has them."""
+        human = self.split.unimodal
+        known = all(m in human for m in config.modalities)
+        unimodal = torch.stack([_tensor(human[m], self.device) for m in config.modalities], 1) if known else None
+        return LabelTable(self.labels, unimodal, len(config.modalities))
+
+    def _features(self, modality: str, encoder: str) -> Features:
+        prepare = registry.load("encoders", encoder).prepare
+        key = (modality, prepare)
+        if key not in self._prepared:
+            self._prepared[key] = prepare(self._source(modality))
+        return self._prepared[key]
+
+    def _mask(self, modality: str) -> Tensor:
+        return self._source(modality).mask
+
+    def _source(self, modality: str) -> Features:
+        if modality not in self._raw:
+            values = _tensor(self.split.features[modality], self.device)
+            lengths = _tensor(self.split.lengths[modality], self.device)
+            mask = torch.arange(values.shape[1], device=self.device)[None] < lengths[:, None]
+            self._raw[modality] = Features(values, mask)
+        return self._raw[modality]
+
+
+def take(batch: Batch, rows: Tensor) -> Batch:
+    """Return the samples ``rows`` (any shape: a member axis in front of the batch axis is kept) of a whole split."""
+    features = tuple(Features(f.values[rows], f.mask[rows]) for f in batch.features)
+    return Batch(features, batch.available[rows])
+
+
+def widths(batch: Batch, config: MemberConfig) -> dict[str, int]:
+    """Return the feature width of each modality after preparation."""
+    return {m: f.values.shape[-1] for m, f in zip(config.modalities, batch.features, strict=True)}
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> Tensor:  # type: ignore[type-arg]
+    """Copy to the device: arrays shared between processes are read-only, which torch does not accept."""
+    return torch.tensor(array, device=device)

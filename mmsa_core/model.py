@@ -1,0 +1,164 @@
+"""The model: encoders, projections, fusion and heads; and the member, which adds what training needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mmsa_core import registry
+from mmsa_core.config import NONE, HeadsConfig, MemberConfig, PairConfig, PlugIn
+from mmsa_core.errors import UserError
+from mmsa_core.noise import Dropout
+from mmsa_core.plugin import Alignment, Encoder, Fusion, LabelGenerator, Weighting, hyper
+from mmsa_core.tensors import Batch, LabelTable, Outputs, Pair
+
+
+class Head(nn.Module):
+    """Dropout, two hidden layers with ReLU and a linear output; also returns the first hidden layer, as Self-MM needs it."""
+
+    def __init__(self, inputs: int, config: HeadsConfig) -> None:
+        super().__init__()
+        self.dropout = Dropout(config.dropout)
+        self.first = nn.Linear(inputs, config.dim)
+        self.second = nn.Linear(config.dim, config.dim)
+        self.out = nn.Linear(config.dim, 1)
+
+    def forward(self, x: Float[Tensor, "batch inputs"]) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch post"]]:
+        hidden = torch.relu(self.first(self.dropout(x)))
+        return self.out(torch.relu(self.second(hidden)))[:, 0], hidden
+
+
+class SentimentModel(nn.Module):
+    """Encoders -> projections to one width -> fusion -> heads; what is exported and used for prediction."""
+
+    def __init__(self, config: MemberConfig, inputs: Mapping[str, int]) -> None:
+        """``inputs`` holds the feature width of each modality, after its encoder's ``prepare``."""
+        super().__init__()
+        encoders = [
+            cast(Encoder, registry.build("encoders", p.name, inputs[m], **p.params)) for m, p in config.encoders.items()
+        ]
+        self.encoders = nn.ModuleList(encoders)
+        self.projections = nn.ModuleList(nn.Linear(e.dim, config.width) for e in encoders)
+        self.fusion: Fusion = registry.build(
+            "fusion", config.fusion.name, len(encoders), config.width, **config.fusion.params
+        )
+        self.head = Head(self.fusion.dim, config.heads)
+        unimodal = len(encoders) if config.labels.name != NONE else 0
+        self.unimodal_heads = nn.ModuleList(Head(config.width, config.heads) for _ in range(unimodal))
+
+    def forward(self, batch: Batch) -> Outputs:
+        present = batch.available.unbind(1)
+        embeddings = [_only(a, e(f)) for e, f, a in zip(self.encoders, batch.features, present, strict=True)]
+        parts = [
+            _only(a, torch.relu(p(e))) for p, e, a in zip(self.projections, embeddings, present, strict=True)
+        ]
+        prediction, fused = self.head(self.fusion(torch.stack(parts, 1), batch.available))
+        heads = [head(part) for head, part in zip(self.unimodal_heads, parts, strict=False)]
+        unimodal = torch.stack([h[0] for h in heads], 1) if heads else prediction.new_zeros(len(prediction), 0)
+        return Outputs(prediction, unimodal, fused, tuple(h[1] for h in heads), tuple(embeddings), tuple(parts))
+
+
+class AlignedPair(nn.Module):
+    """One pair's alignment with its weight, place and normalisation by the chance value."""
+
+    def __init__(self, config: PairConfig, positions: tuple[int, int], dims: tuple[int, int], place: str) -> None:
+        super().__init__()
+        self.positions = positions
+        self.at_encoder = config.place == "encoder"
+        self.normalize = config.normalize
+        self.weight = hyper(config.weight)
+        self.alignment: Alignment = registry.build("alignment", config.alignment.name, *dims, **config.alignment.params)
+        if self.alignment.equal_dims and dims[0] != dims[1]:
+            raise UserError(
+                f"{place}: {config.alignment.name} at the encoder output needs encoders of equal dim, got {dims[0]} and "
+                f"{dims[1]}; set place: projection, or the same dim for both encoders"
+            )
+
+    def forward(self, outputs: Outputs, batch: Batch, labels: Float[Tensor, "batch"]) -> Float[Tensor, ""]:
+        """Return the weighted loss of this pair."""
+        source = outputs.embeddings if self.at_encoder else outputs.projections
+        i, j = self.positions
+        pair = Pair(source[i], source[j], batch.available[:, i] & batch.available[:, j], labels)
+        loss = self.alignment(pair)
+        if self.normalize:
+            loss = loss / self.alignment.chance(pair)
+        return self.weight * loss
+
+
+class Member(nn.Module):
+    """One member in training: the model, its alignments, its label generator and its weighting."""
+
+    def __init__(self, config: MemberConfig, inputs: Mapping[str, int], table: LabelTable) -> None:
+        super().__init__()
+        self.model = SentimentModel(config, inputs)
+        order = config.modalities
+        dims = [cast(Encoder, e).dim for e in self.model.encoders]
+        pairs = []
+        for name, pair in config.alignment.items():
+            i, j = (order.index(m) for m in name.split("-"))
+            at = (dims[i], dims[j]) if pair.place == "encoder" else (config.width, config.width)
+            pairs.append(AlignedPair(pair, (i, j), at, f"alignment.{name}"))
+        self.pairs = nn.ModuleList(pairs)
+        self.labels: LabelGenerator | None = None
+        self.weighting: Weighting | None = None
+        if config.labels.name != NONE:
+            post = config.heads.dim
+            self.labels = registry.build("labels", config.labels.name, table, post, post, **config.labels.params)
+            tasks = ("fusion", *order)
+            self.weighting = registry.build("weighting", config.weighting.name, tasks, **config.weighting.params)
+
+    def forward(
+        self, batch: Batch, rows: Int[Tensor, "batch"], labels: Float[Tensor, "batch"], epoch: Int[Tensor, ""]
+    ) -> Float[Tensor, ""]:
+        """Return the training loss of a batch and let the label generator learn from it.
+
+        The generator reads the outputs before the optimiser's step, as Self-MM's does after its backward pass.
+        """
+        outputs: Outputs = self.model(batch)
+        loss = (outputs.prediction - labels).abs().mean()
+        if self.labels is not None and self.weighting is not None:
+            targets, weights = self.labels.targets(rows)
+            errors = weights * (outputs.unimodal - targets).abs() * batch.available
+            loss = self.weighting(torch.cat([loss[None], errors.mean(0)]))
+            with torch.no_grad():
+                self.labels.update(rows, outputs, epoch)
+        for pair in self.pairs:
+            loss = loss + pair(outputs, batch, labels)
+        return loss
+
+
+def complete(config: MemberConfig) -> MemberConfig:
+    """Return the configuration with every plug-in's defaults written out and every value checked and cast.
+
+    Raises:
+        UserError: a plug-in or parameter that does not exist, or a value of the wrong type.
+    """
+
+    def full(kind: str, plugin: PlugIn, place: str) -> PlugIn:
+        if plugin.name == NONE:
+            return PlugIn(NONE)
+        return PlugIn(plugin.name, MappingProxyType(registry.arguments(kind, plugin.name, dict(plugin.params), place)))
+
+    pairs = {
+        k: replace(p, alignment=full("alignment", p.alignment, f"alignment.{k}")) for k, p in config.alignment.items()
+    }
+    labels = full("labels", config.labels, "labels")
+    return replace(
+        config,
+        encoders={m: full("encoders", p, f"encoders.{m}") for m, p in config.encoders.items()},
+        alignment=pairs,
+        fusion=full("fusion", config.fusion, "fusion"),
+        labels=labels,
+        weighting=full("weighting", config.weighting, "weighting") if labels.name != NONE else PlugIn(NONE),
+    )
+
+
+def _only(available: Tensor, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    """Return ``x`` where its modality is available, 0 elsewhere."""
+    return torch.where(available[:, None], x, torch.zeros((), dtype=x.dtype, device=x.device))

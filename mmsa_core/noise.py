@@ -1,0 +1,56 @@
+"""Random numbers that depend on a member's own seed and step alone: stateless, equal on every device and in any company."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mmsa_core.plugin import hyper
+
+
+def mix(*parts: int | str) -> int:
+    """Return a 31-bit seed that depends on all ``parts``: the only way seeds are derived in this project."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") & 0x7FFFFFFF
+
+
+def uniform_bits(shape: tuple[int, ...], key: Int[Tensor, ""]) -> Int[Tensor, "..."]:
+    """Return uniform integers in [0, 2**31) of ``shape``: a counter hashed with ``key`` (murmur3's finaliser).
+
+    A generator would need one draw per member and its state in every checkpoint; a hash needs neither.
+    """
+    count = torch.Size(shape).numel()
+    h = torch.arange(count, dtype=torch.int32, device=key.device).view(shape) * -1640531527 + key
+    h = (h ^ ((h >> 16) & 0xFFFF)) * -2048144789
+    h = (h ^ ((h >> 13) & 0x7FFFF)) * -1028477387
+    return h ^ (h >> 16)  # the arithmetic shift clears the sign: 31 uniform bits
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask is a function of the member's seed, the step and the layer (``key`` is set by the population)."""
+
+    def __init__(self, p: float = 0.0) -> None:
+        super().__init__()
+        self.p = hyper(p)
+        self.key = nn.Buffer(torch.zeros((), dtype=torch.int32), persistent=False)
+        self.salt = 0
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        if not self.training:
+            return x
+        bits = uniform_bits(tuple(x.shape), self.key + self.salt)
+        keep = bits >= (self.p * 2147483648.0).to(torch.int32)
+        return torch.where(keep, x / (1 - self.p), torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def salt_layers(model: nn.Module) -> list[str]:
+    """Give every dropout layer of ``model`` its own stream by its name; return the names of their ``key`` buffers."""
+    keys = []
+    for name, module in model.named_modules():
+        if isinstance(module, Dropout):
+            module.salt = mix("layer", name)
+            keys.append(f"{name}.key")
+    return keys

@@ -1,0 +1,96 @@
+"""The abstract plug-in kinds. A plug-in is one file with one class, written for ONE member: it never sees the member axis.
+
+Float constructor arguments become 0-dim buffers (``self.rate = hyper(rate)``), so that members of one population may
+differ in them; every other argument is structure. Random draws come only from :class:`mmsa_core.noise.Dropout`.
+No BatchNorm, no data-dependent shapes, no ``.item()``: a plug-in must run under ``torch.func.vmap``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mmsa_core.tensors import Features, LabelTable, Outputs, Pair
+
+
+def hyper(value: float) -> nn.Buffer:
+    """Return a float hyper-parameter as a 0-dim buffer, which the population stacks over its members."""
+    return nn.Buffer(torch.tensor(float(value)))
+
+
+class Encoder(nn.Module, ABC):
+    """Turns one modality's sequence into one vector. Constructor: ``(inputs, *, ...)``; ``inputs`` is the feature width."""
+
+    dim: int
+
+    @staticmethod
+    @abstractmethod
+    def prepare(features: Features) -> Features:
+        """Do the part without parameters once per data set (e.g. pooling); the identity where there is none."""
+
+    @abstractmethod
+    def forward(self, features: Features) -> Float[Tensor, "batch {self.dim}"]:
+        """Encode prepared features; padded rows never change the result, an empty sequence gives a finite one."""
+
+
+class Alignment(nn.Module, ABC):
+    """What is asked of a pair of modalities. Constructor: ``(dim_x, dim_y, *, ...)``.
+
+    ``role`` is "shared" (features should match) or "private" (features should share nothing; bounded below by 0).
+    """
+
+    role: ClassVar[Literal["shared", "private"]]
+    equal_dims: ClassVar[bool]
+
+    @abstractmethod
+    def forward(self, pair: Pair) -> Float[Tensor, ""]:
+        """Return the raw loss; 0 where fewer than two rows are valid."""
+
+    @abstractmethod
+    def chance(self, pair: Pair) -> Float[Tensor, ""]:
+        """Return the raw loss when its aim is not met at all, without gradient and above 0.
+
+        That is the value for unrelated features (shared) or for identical ones (private). The model divides by it, so
+        that one range of weights means the same for every alignment.
+        """
+
+
+class Fusion(nn.Module, ABC):
+    """Merges the projected modalities. Constructor: ``(modalities, width, *, ...)`` ``modalities`` is how many there
+    are and ``dim`` the width it returns."""
+
+    dim: int
+
+    @abstractmethod
+    def forward(
+        self, parts: Float[Tensor, "batch modality width"], available: Bool[Tensor, "batch modality"]
+    ) -> Float[Tensor, "batch {self.dim}"]:
+        """Fuse; a modality that is not available contributes nothing (its part is already zero)."""
+
+
+class Weighting(nn.Module, ABC):
+    """Balances the task losses. Constructor: ``(tasks, *, ...)``; ``tasks[0]`` is the fusion task."""
+
+    @abstractmethod
+    def forward(self, losses: Float[Tensor, "task"]) -> Float[Tensor, ""]:
+        """Return the weighted sum of the losses; a task whose loss is 0 costs nothing."""
+
+
+class LabelGenerator(nn.Module, ABC):
+    """Where the unimodal labels come from. Constructor: ``(table, fused, post, *, ...)``.
+
+    ``table`` holds the labels of the whole training split, because some generators keep state per row (as buffers);
+    ``fused`` and ``post`` are the widths of the fused and of each unimodal representation.
+    """
+
+    @abstractmethod
+    def targets(self, rows: Int[Tensor, "batch"]) -> tuple[Float[Tensor, "batch modality"], Float[Tensor, "batch modality"]]:
+        """Return the unimodal labels of training rows ``rows`` and how much each counts in the loss."""
+
+    @abstractmethod
+    def update(self, rows: Int[Tensor, "batch"], outputs: Outputs, epoch: Int[Tensor, ""]) -> None:
+        """Learn from what the model just returned for ``rows`` (detached; epochs count from 1), in place."""

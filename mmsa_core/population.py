@@ -1,0 +1,222 @@
+"""Many members as one batched model: the only place that knows the member axis.
+
+Modules are written for one member; ``torch.func.vmap`` adds the axis. All parameters are one matrix with a row per
+member, so that a step of every member's AdamW is a handful of calls. A member's numbers depend on its configuration and
+seed alone: its weights, batch order and dropout come from its own seed, and no operation mixes rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from mmsa_core.config import MODALITIES, MemberConfig
+from mmsa_core.loader import SplitTensors, take, widths
+from mmsa_core.model import Member
+from mmsa_core.noise import mix, salt_layers
+from mmsa_core.tensors import Batch
+
+EVALUATION_ROWS = 512
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+
+@dataclass(frozen=True)
+class MemberSpec:
+    """A member: a completed configuration and a seed."""
+
+    config: MemberConfig
+    seed: int
+
+
+class Population:
+    """K members of equal signature in training."""
+
+    def __init__(self, specs: Sequence[MemberSpec], train: SplitTensors) -> None:
+        signatures = {s.config.signature() for s in specs}
+        assert len(signatures) == 1, "members of a population must have one signature"
+        self.train = train
+        self.config = specs[0].config
+        self.data = train.batch(self.config)
+        self.seeds = [s.seed for s in specs]
+        self.alive = len(specs)
+        self.steps = 0
+        models = _initialised(specs, self.data, train)
+        self.template = models[0]
+        self.noise_keys = salt_layers(self.template)
+        self.names, shapes = zip(*((n, p.shape) for n, p in self.template.named_parameters()), strict=True)
+        self.shapes: tuple[torch.Size, ...] = shapes
+        rows = torch.stack([torch.nn.utils.parameters_to_vector(m.parameters()).detach() for m in models])
+        self.moment1, self.moment2 = torch.zeros_like(rows), torch.zeros_like(rows)
+        self.weights = rows.requires_grad_()
+        columns = [dict(m.named_buffers()) for m in models]
+        self.buffers = {n: torch.stack([c[n] for c in columns]) for n in columns[0] if n not in self.noise_keys}
+        self.rates, self.decay, self.clip = _optimizer_rows(specs, self.names, self.shapes, train.device)
+
+    def __len__(self) -> int:
+        return self.alive
+
+    def train_epoch(self, epoch: int) -> Float[Tensor, "member"]:
+        """Train every member for one epoch (counted from 1); return its mean training loss, without a device sync."""
+        rows, keys = self._order(epoch)
+        number = torch.tensor(epoch, device=self.train.device)
+        self.template.train()
+        losses = []
+        for step, index in enumerate(rows.split(self.config.batch_size, dim=-1)):
+            losses.append(self._step(index, keys[:, step], number))
+        return torch.stack(losses, 1).mean(1)[: self.alive]
+
+    def predict(self, data: Batch) -> Float[Tensor, "member row"]:
+        """Return every member's predictions for a whole split."""
+        self.template.eval()
+        parameters, keys = self._parameters(self.weights.detach()), self._keys(torch.zeros(len(self.seeds), dtype=torch.int32))
+
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
+            own = {k.removeprefix("model."): v for k, v in {**parameters, **buffers}.items() if k.startswith("model.")}
+            return functional_call(self.template.model, own, (batch,)).prediction
+
+        chunks = torch.arange(len(data.available), device=self.train.device).split(EVALUATION_ROWS)
+        with torch.no_grad():
+            buffers = {**self.buffers, **keys}
+            members = [vmap(one)(parameters, buffers, take(data, c.expand(len(self.seeds), -1))) for c in chunks]
+        return torch.cat(members, 1)[: self.alive]
+
+    def model_states(self) -> dict[str, Tensor]:
+        """Return the inference part of every member, stacked: parameters and float settings of ``SentimentModel``."""
+        everything = {**self._parameters(self.weights.detach()), **self.buffers}
+        return {k.removeprefix("model."): v[: self.alive].clone() for k, v in everything.items() if k.startswith("model.")}
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all members but ``rows``; the survivors go on exactly as they would have.
+
+        The last survivor is kept twice: a product over one member takes another kernel, which rounds differently.
+        """
+        self.alive = len(rows)
+        kept = [*rows, *rows] if len(rows) == 1 and len(self.seeds) > 1 else list(rows)
+        index = torch.tensor(kept, device=self.train.device)
+        self.seeds = [self.seeds[r] for r in kept]
+        self.weights = self.weights.detach()[index].requires_grad_()
+        self.moment1, self.moment2 = self.moment1[index], self.moment2[index]
+        self.buffers = {n: b[index] for n, b in self.buffers.items()}
+        self.rates, self.decay, self.clip = self.rates[index], self.decay[index], self.clip[index]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that training changes, for a checkpoint between epochs."""
+        own = {"weights": self.weights.detach(), "moment1": self.moment1, "moment2": self.moment2}
+        own["steps"] = torch.tensor(self.steps)
+        return own | {f"buffers.{n}": b for n, b in self.buffers.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up a state of the same members."""
+        self.weights = state["weights"].to(self.train.device, copy=True).requires_grad_()
+        self.moment1 = state["moment1"].to(self.train.device, copy=True)
+        self.moment2 = state["moment2"].to(self.train.device, copy=True)
+        self.steps = int(state["steps"])
+        self.buffers = {n: state[f"buffers.{n}"].to(self.train.device, copy=True) for n in self.buffers}
+
+    def _order(self, epoch: int) -> tuple[Int[Tensor, "member row"], Int[Tensor, "member step"]]:
+        """Return each member's sample order and noise keys: functions of its seed and the epoch alone."""
+        steps = math.ceil(len(self.train) / self.config.batch_size)
+        drawn = {}
+        for seed in set(self.seeds):
+            rng = np.random.default_rng((seed, epoch))
+            drawn[seed] = (rng.permutation(len(self.train)), rng.integers(0, 2**31, steps, dtype=np.int32))
+        order, keys = (torch.from_numpy(np.stack([drawn[s][i] for s in self.seeds])) for i in (0, 1))
+        return order.to(self.train.device), keys.to(self.train.device)
+
+    def _step(self, rows: Int[Tensor, "member batch"], keys: Int[Tensor, "member"], epoch: Tensor) -> Tensor:
+        """Take one optimiser step. Every member gets its own copy of its samples, even where seeds agree: a batch shared by
+        all would turn its products into one whose rounding depends on the number of members, for less than 10 % of time."""
+        parameters = self._parameters(self.weights)
+        call = vmap(self._loss, in_dims=(0, 0, 0, 0, 0, None))
+        buffers = {**self.buffers, **self._keys(keys)}
+        loss = call(parameters, buffers, take(self.data, rows), rows, self.train.labels[rows], epoch)
+        (gradient,) = torch.autograd.grad(loss.sum(), self.weights)
+        self.steps += 1
+        with torch.no_grad():
+            norm = gradient.norm(dim=1)
+            gradient *= (self.clip / (norm + 1e-6)).clamp(max=1.0)[:, None]
+            adamw(self.weights.detach(), gradient, (self.moment1, self.moment2), self.steps, self.rates, self.decay)
+        return loss.detach()
+
+    def _loss(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch, rows: Tensor, labels: Tensor, epoch: Tensor
+    ) -> Tensor:
+        result: Tensor = functional_call(self.template, (parameters, buffers), (batch, rows, labels, epoch))
+        return result
+
+    def _parameters(self, weights: Float[Tensor, "member all"]) -> dict[str, Tensor]:
+        parts = weights.split([s.numel() for s in self.shapes], 1)
+        return {n: p.view(-1, *s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
+
+    def _keys(self, keys: Int[Tensor, "member"]) -> dict[str, Tensor]:
+        return dict.fromkeys(self.noise_keys, keys.to(self.train.device))
+
+
+def adamw(
+    weights: Float[Tensor, "member all"],
+    gradient: Float[Tensor, "member all"],
+    moments: tuple[Float[Tensor, "member all"], Float[Tensor, "member all"]],
+    step: int,
+    rates: Float[Tensor, "member segment"],
+    decay: Float[Tensor, "member"],
+) -> None:
+    """Update every row in place by AdamW with its own learning rates and weight decay.
+
+    On a CPU one fused kernel per row is 3 to 7 times faster than whole-matrix operations; on a GPU it would be a launch
+    per row. ``rates`` has a column per parameter, or one column for all.
+
+    Source: Loshchilov and Hutter, ICLR 2019, arXiv:1711.05101, algorithm 2.
+    """
+    first, second = moments
+    if weights.device.type == "cpu" and rates.shape[1] == 1:
+        count = [torch.tensor(float(step))]
+        rows = zip(weights, gradient, first, second, rates[:, 0].tolist(), decay.tolist(), strict=True)
+        for w, g, m, v, lr, wd in rows:
+            torch._fused_adamw_(
+                [w], [g], [m], [v], [], count, lr=lr, beta1=BETA1, beta2=BETA2, weight_decay=wd, eps=EPSILON,
+                amsgrad=False, maximize=False,
+            )  # fmt: skip
+        return
+    weights.mul_(1 - rates * decay[:, None])
+    first.lerp_(gradient, 1 - BETA1)
+    second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+    scale = (second / (1 - BETA2**step)).sqrt_().add_(EPSILON)
+    weights.sub_(first.div(scale).mul_(rates / (1 - BETA1**step)))
+
+
+def _initialised(specs: Sequence[MemberSpec], data: Batch, train: SplitTensors) -> list[Member]:
+    """Make every member's modules with the weights its seed gives."""
+    config = specs[0].config
+    inputs, table = widths(data, config), train.table(config)
+    members = []
+    for spec in specs:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix("weights", spec.seed))
+            members.append(Member(spec.config, inputs, table).to(train.device))
+    return members
+
+
+def _optimizer_rows(
+    specs: Sequence[MemberSpec], names: Sequence[str], shapes: Sequence[torch.Size], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return learning rates (one column, or one per parameter where encoders have their own), weight decay and clip."""
+    settings = [s.config.optimizer for s in specs]
+    order = specs[0].config.modalities
+    factors = [{m: float(getattr(o, m)) for m in MODALITIES} for o in settings]
+    if all(f[m] == 1.0 for f in factors for m in order):
+        rates = torch.tensor([[o.lr] for o in settings])
+    else:
+        owners = [order[int(n.split(".")[2])] if n.startswith("model.encoders.") else None for n in names]
+        sizes = torch.tensor([s.numel() for s in shapes])
+        columns = [[o.lr * (f[m] if m else 1.0) for m in owners] for o, f in zip(settings, factors, strict=True)]
+        rates = torch.tensor(columns).repeat_interleave(sizes, 1)
+    decay = torch.tensor([o.weight_decay for o in settings])
+    clip = torch.tensor([o.clip for o in settings])
+    return rates.to(device), decay.to(device), clip.to(device)

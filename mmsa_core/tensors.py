@@ -1,0 +1,63 @@
+"""The tensors that modules exchange. Everything here is for ONE member; the population adds its axis by ``torch.func.vmap``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mmsa_core.config import MODALITIES
+
+__all__ = ["MODALITIES", "Batch", "Features", "LabelTable", "Outputs", "Pair", "pair_names"]
+
+
+def pair_names(modalities: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the unordered pairs of ``modalities`` in canonical order, e.g. ``("text-audio", ...)``."""
+    ordered = [m for m in MODALITIES if m in modalities]
+    return tuple(f"{a}-{b}" for i, a in enumerate(ordered) for b in ordered[i + 1 :])
+
+
+class Features(NamedTuple):
+    """One modality of a batch: zero-padded rows and which of them are real (a prefix: padding is always behind)."""
+
+    values: Float[Tensor, "batch time dim"]
+    mask: Bool[Tensor, "batch time"]
+
+
+class Batch(NamedTuple):
+    """Every modality of a batch, in the order of :data:`MODALITIES`.
+
+    ``available[:, m]`` is False where modality ``m`` of a sample is missing; its values must never reach a result.
+    """
+
+    features: tuple[Features, ...]
+    available: Bool[Tensor, "batch modality"]
+
+
+class Pair(NamedTuple):
+    """What an alignment sees of a pair of modalities: rows where ``valid`` is False do not exist."""
+
+    x: Float[Tensor, "batch dim_x"]
+    y: Float[Tensor, "batch dim_y"]
+    valid: Bool[Tensor, "batch"]
+    labels: Float[Tensor, "batch"]
+
+
+class LabelTable(NamedTuple):
+    """The labels of a whole split: multimodal, and human unimodal ones where the data set has them (else None)."""
+
+    labels: Float[Tensor, "row"]
+    unimodal: Float[Tensor, "row modality"] | None
+    modalities: int
+
+
+class Outputs(NamedTuple):
+    """What the model returns: predictions, the representations that label generators read, and alignment losses."""
+
+    prediction: Float[Tensor, "batch"]
+    unimodal: Float[Tensor, "batch modality"]
+    fused: Float[Tensor, "batch post"]
+    representations: tuple[Float[Tensor, "batch post"], ...]
+    embeddings: tuple[Float[Tensor, "batch dim"], ...]
+    projections: tuple[Float[Tensor, "batch width"], ...]

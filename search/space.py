@@ -1,0 +1,213 @@
+"""A search space: sample it with Optuna, rebuild a configuration from its flat parameters, count, override, restrict.
+
+Optuna parameter names are dotted paths; what belongs to an arm is named ``<path>.<arm>.<child>``, so conditional
+parameters need no conditions.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mmsa_core import config as core
+from mmsa_core.errors import UserError, nearest
+from search.grammar import LEAVES, parse_group
+from search.nodes import (
+    FloatRange,
+    Group,
+    IntRange,
+    Leaf,
+    Place,
+    Scalar,
+    build,
+    canonical,
+    draw,
+    inside,
+    is_structural,
+    options,
+    structures,
+    walk,
+)
+from search.overrides import apply_overrides as apply_overrides
+from search.overrides import plain, replaced, without
+from search.yaml_io import read_yaml
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+Params = dict[str, Scalar]
+
+
+class Trial(Protocol):
+    """What :meth:`Space.sample` needs of an Optuna trial."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
+
+
+@dataclass(frozen=True)
+class Count:
+    """How large a space is: combinations of its structural choices, and parameters that are not structure."""
+
+    structures: int
+    continuous: int
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """A checked search space; ``tree`` is its YAML form, ``source`` the file that messages name."""
+
+    source: str
+    tree: Mapping[str, Any]
+    root: Group
+
+    @staticmethod
+    def parse(tree: object, source: str = "space") -> Space:
+        """Check a YAML tree.
+
+        Raises:
+            UserError: what is refused is said with its path, value, rule and fix.
+        """
+        at = Place(source)
+        own = plain(tree)
+        if not isinstance(own, dict) or not own or own.keys() & LEAVES.keys():
+            raise at.refuse("the top level must be a mapping of settings", own, "start with a line such as `width: 32`")
+        return Space(source, own, parse_group(own, at))
+
+    @staticmethod
+    def load(name_or_path: str | Path) -> Space:
+        """Read a shipped space by its name (``quick``) or a YAML file by its path.
+
+        Raises:
+            UserError: there is no such space, or it is refused.
+        """
+        name = str(name_or_path)
+        if not name.endswith((".yaml", ".yml")) and "/" not in name:
+            if name not in shipped():
+                raise UserError(
+                    f"space: there is no shipped space {name!r}{nearest(name, shipped())}; or give a .yaml path"
+                )
+            with importlib.resources.as_file(importlib.resources.files("spaces") / f"{name}.yaml") as path:
+                return Space.parse(read_yaml(path), f"spaces/{name}.yaml")
+        return Space.parse(read_yaml(name), name)
+
+    def sample(self, trial: Trial) -> dict[str, Any]:
+        """Ask ``trial`` for every parameter that applies (define-by-run) and return the configuration."""
+
+        def pick(path: str, leaf: Leaf) -> Any:
+            if isinstance(leaf, FloatRange):
+                return trial.suggest_float(path, leaf.low, leaf.high, log=leaf.log)
+            if isinstance(leaf, IntRange):
+                return trial.suggest_int(path, leaf.low, leaf.high, step=leaf.step, log=leaf.log)
+            return trial.suggest_categorical(path, options(leaf))
+
+        return build(self.root, pick)
+
+    def baseline(self) -> tuple[dict[str, Any], Params]:
+        """Return the configuration of the defaults and its flat parameters (for ``enqueue_trial``)."""
+        params: Params = {}
+
+        def pick(path: str, leaf: Leaf) -> Any:
+            params[path] = leaf.default
+            return leaf.default
+
+        return build(self.root, pick), params
+
+    def random(self, n: int, seed: int) -> list[dict[str, Any]]:
+        """Return ``n`` configurations drawn uniformly (log-uniformly for log ranges)."""
+        draws = random.Random(seed)
+        return [build(self.root, lambda path, leaf: draw(leaf, draws)) for _ in range(n)]
+
+    def config(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Rebuild the configuration from flat parameters; those of arms that are not chosen are ignored.
+
+        Raises:
+            UserError: a parameter is missing, unknown or outside its domain.
+        """
+        self._known(params)
+
+        def pick(path: str, leaf: Leaf) -> Any:
+            if path not in params:
+                raise UserError(f"{self.source}: {path}: the parameter is missing; give it a value")
+            return inside(leaf, params[path], Place(self.source, path))
+
+        return build(self.root, pick)
+
+    def structural(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of ``params`` that are structure: choices (unless among floats only) and whole numbers.
+
+        Raises:
+            UserError: a parameter is unknown.
+        """
+        leaves = self._known(params)
+        return {name: value for name, value in params.items() if is_structural(leaves[name])}
+
+    def leaves(self) -> dict[str, Leaf]:
+        """Return every parameter by its Optuna name, those of all arms included."""
+        return dict(walk(self.root))
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Return the Optuna distribution of every parameter, those of all arms included."""
+        from optuna import distributions as d
+
+        def make(leaf: Leaf) -> BaseDistribution:
+            if isinstance(leaf, FloatRange):
+                return d.FloatDistribution(leaf.low, leaf.high, log=leaf.log)
+            if isinstance(leaf, IntRange):
+                return d.IntDistribution(leaf.low, leaf.high, log=leaf.log, step=leaf.step)
+            return d.CategoricalDistribution(options(leaf))
+
+        return {name: make(leaf) for name, leaf in self.leaves().items()}
+
+    def count(self) -> Count:
+        """Count the structures (settings of one arm only where it is chosen) and the other parameters."""
+        return Count(structures(self.root), sum(not is_structural(leaf) for leaf in self.leaves().values()))
+
+    def override(self, key: str, value: object) -> Space:
+        """Return the space with ``value`` (a constant or a subtree) at a dotted path.
+
+        An arm's name at a choice between arms keeps that arm and its settings; below a choice the path goes through the
+        arm (``alignment.text-audio.coral.weight``).
+
+        Raises:
+            UserError: there is no such path, or the new space is refused.
+        """
+        return Space.parse(replaced(self.tree, key.split("."), value, f"override {key}"), self.source)
+
+    def restrict(self, modalities: Iterable[str]) -> Space:
+        """Return the space without the encoders, pairs, task weights and rates that name an absent modality.
+
+        Raises:
+            UserError: there is no such modality.
+        """
+        present = set(modalities)
+        for name in sorted(present - set(core.MODALITIES)):
+            raise UserError(f"modalities: there is no {name!r}{nearest(name, core.MODALITIES)}")
+        absent = set(core.MODALITIES) - present
+        tree = dict(self.tree)
+        for section in ("encoders", "alignment", "weighting", "optimizer"):
+            if section in tree:
+                tree[section] = without(tree[section], absent)
+        return Space.parse(tree, self.source)
+
+    def fingerprint(self) -> str:
+        """Return 12 hex digits of what is searched: independent of key order, but not of the order of arms."""
+        return core.fingerprint(canonical(self.root))
+
+    def _known(self, params: Iterable[str]) -> dict[str, Leaf]:
+        leaves = self.leaves()
+        for name in params:
+            if name not in leaves:
+                raise UserError(f"{self.source}: there is no parameter {name!r}{nearest(name, leaves)}")
+        return leaves
+
+
+def shipped() -> tuple[str, ...]:
+    """Return the names of the shipped spaces."""
+    files = importlib.resources.files("spaces").iterdir()
+    return tuple(sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml")))

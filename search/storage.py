@@ -1,0 +1,63 @@
+"""Opening Optuna storages: a journal or SQLite file in the run folder, or any database or proxy by URL."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.storages.journal import JournalFileBackend
+
+from mmsa_core.errors import UserError
+
+LOG_NAME = "study.log"
+
+
+def open_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
+    """Open ``journal`` or ``sqlite`` in ``folder``, ``grpc://host:port``, or an SQLAlchemy URL.
+
+    Raises:
+        UserError: the storage cannot be opened.
+    """
+    try:
+        if spec == "journal":
+            return optuna.storages.JournalStorage(JournalFileBackend(str(folder / LOG_NAME)))
+        if spec == "sqlite":
+            return _sqlite(f"sqlite:///{folder / 'study.db'}")
+        if spec.startswith("grpc://"):
+            host, _, port = spec.removeprefix("grpc://").rpartition(":")
+            return optuna.storages.GrpcStorageProxy(host=host, port=int(port))
+        if spec.startswith("sqlite:"):
+            return _sqlite(spec)
+        return optuna.storages.RDBStorage(spec, engine_kwargs={"pool_pre_ping": True})
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
+        reason = without_password(" ".join(str(error).split())[:300])
+        raise UserError(f"storage: cannot open {without_password(spec)}: {reason}") from None
+
+
+def without_password(text: str) -> str:
+    """Return ``text`` with the password of every URL in it replaced by ``***``."""
+    return re.sub(r"(\w://[^:/@\s]+):[^@\s]+@", r"\1:***@", text)
+
+
+def _sqlite(url: str) -> optuna.storages.RDBStorage:
+    """Open SQLite so that several processes may share it: write-ahead log, and the write lock taken before reading.
+
+    Without BEGIN IMMEDIATE Optuna's state changes are not compare-and-set on SQLite, and a trial can run twice.
+    """
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+
+    @sqlalchemy.event.listens_for(storage.engine, "connect")
+    def _configure(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=60000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sqlalchemy.event.listens_for(storage.engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    storage.engine.dispose()
+    return storage
