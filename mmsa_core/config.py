@@ -81,6 +81,7 @@ class MemberConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     width: int = 32
     batch_size: int = 32
+    epochs: int = 32
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -113,6 +114,7 @@ class MemberConfig:
             optimizer=_record(OptimizerConfig, data.get("optimizer", {}), f"{place}.optimizer"),
             width=_positive_int(data.get("width", 32), f"{place}.width"),
             batch_size=_positive_int(data.get("batch_size", 32), f"{place}.batch_size"),
+            epochs=_positive_int(data.get("epochs", 32), f"{place}.epochs"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,6 +129,7 @@ class MemberConfig:
             "weighting": self.weighting.to_dict(),
             "optimizer": vars(self.optimizer).copy(),
             "batch_size": self.batch_size,
+            "epochs": self.epochs,
         }
 
     def fingerprint(self) -> str:

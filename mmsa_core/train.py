@@ -82,18 +82,18 @@ def fit(
     train: SplitTensors,
     valid: SplitTensors,
     *,
-    epochs: int,
     objective: Objective,
     on_epoch: Callable[[Progress], Verdict] = lambda _: Verdict(),
     checkpoint: Path | None = None,
     checkpoint_epochs: Sequence[int] = (),
 ) -> Fit:
-    """Train ``members`` (of equal signature) together for ``epochs`` epochs and keep each one's best epoch.
+    """Train ``members`` (of equal signature) together for their epochs and keep each one's best epoch.
 
     A member whose loss or predictions are not finite is dropped with its reason; the others go on. With ``checkpoint``
     the state is written after each of ``checkpoint_epochs`` and when stopped, and an existing file is taken up.
     """
     started = time.perf_counter()
+    epochs = members[0].config.epochs
     course = _Course(members, train, valid, objective)
     first = course.resume(checkpoint) if checkpoint is not None and checkpoint.exists() else 1
     stopped = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,11 +21,10 @@ class Slot:
 
 @dataclass(frozen=True)
 class Task:
-    """A population to train: members of one structure, for ``epochs``, reporting at ``rungs``."""
+    """A population to train: members of one structure; with ``checkpoint``, its state is saved there at ``rungs``."""
 
     name: str
     slots: tuple[Slot, ...]
-    epochs: int
     rungs: tuple[int, ...]
     metric: str
     convention: str
@@ -43,7 +42,8 @@ class Reply:
 
 @dataclass
 class Outcome:
-    """What became of one slot. ``failure`` is a sentence; ``state`` holds tensors by name where the task kept them."""
+    """What became of one slot. ``failure`` is a sentence, ``config`` what the model was built from, and ``state`` holds its
+    tensors by name where the task keeps them."""
 
     value: float = float("nan")
     best_epoch: int = 0
@@ -51,6 +51,7 @@ class Outcome:
     predictions: NDArray[np.float32] | None = None
     failure: str | None = None
     dropped: bool = False
+    config: dict[str, Any] | None = None
     state: dict[str, NDArray[Any]] | None = None
 
 
@@ -91,12 +92,11 @@ class Source(Protocol):
 
 
 def split_task(task: Task) -> Sequence[Task]:
-    """Return a task's two halves (itself, if it has one slot): how the slot that kills its worker is found."""
+    """Return a task's two halves, without checkpoint, or the task itself if it has one slot.
+
+    Halving is how the slot that breaks a population is found.
+    """
     if len(task.slots) == 1:
         return [task]
     middle = len(task.slots) // 2
-    parts = (task.slots[:middle], task.slots[middle:])
-    return [
-        Task(f"{task.name}{tag}", slots, task.epochs, task.rungs, task.metric, task.convention, None, task.keep_states)
-        for tag, slots in zip("ab", parts, strict=True)
-    ]
+    return [replace(task, slots=slots, checkpoint=None) for slots in (task.slots[:middle], task.slots[middle:])]

@@ -21,7 +21,7 @@ KEYS = {
 
 
 def half_even(value: float) -> int:
-    return int(round(value))  # Python rounds half to even, too
+    return round(value)  # Python rounds half to even, too
 
 
 def slow_f1(p: list[int], y: list[int]) -> float:
@@ -33,8 +33,8 @@ def share(pairs: list[tuple[Any, Any]]) -> float:
 
 
 def slow_corr(p: list[float], y: list[float]) -> float:
-    if len(set(p)) == 1 or len(set(y)) == 1:
-        return 0.0
+    if max(p) - min(p) < 1e-3 or max(y) - min(y) < 1e-3:
+        return math.nan  # rounding decides
     mp, my = math.fsum(p) / len(p), math.fsum(y) / len(y)
     top = math.fsum((a - mp) * (b - my) for a, b in zip(p, y, strict=True))
     return top / math.sqrt(math.fsum((a - mp) ** 2 for a in p) * math.fsum((b - my) ** 2 for b in y))
@@ -97,14 +97,11 @@ def test_sims_against_hand_computed_numbers() -> None:
     assert got == pytest.approx(want)
 
 
-@pytest.mark.parametrize(
-    ("value", "seven", "five"), [(0.5, 0, 0), (1.5, 2, 2), (2.5, 2, 2), (-0.5, 0, 0), (-2.5, -2, -2)]
-)
-def test_halves_round_to_even(value: float, seven: int, five: int) -> None:
-    got = evaluate([value], [float(seven)])
-    assert (got["acc7"], got["acc5"]) == (1.0, 1.0)
-    assert evaluate([value], [seven + math.copysign(1.0, value)])["acc7"] == 0.0
-    assert five == max(-2, min(2, seven))
+@pytest.mark.parametrize(("value", "even"), [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (-2.5, -2)])
+def test_halves_round_to_even(value: float, even: int) -> None:
+    odd = 2 * value - even
+    assert evaluate([value], [even])["acc7"] == 1.0
+    assert evaluate([value], [odd])["acc7"] == 0.0
 
 
 def test_values_outside_the_range_fall_into_the_outer_class() -> None:
@@ -161,7 +158,7 @@ def test_equals_the_slow_implementation(convention: Any, pairs: list[tuple[float
         {k: v for k, v in want.items() if k != "corr"}
     )
     assert -1 <= got["corr"] <= 1
-    if max(p) - min(p) > 1e-3 and max(y) - min(y) > 1e-3:  # else rounding decides
+    if not math.isnan(want["corr"]):
         assert got["corr"] == pytest.approx(want["corr"], abs=1e-6)
 
 

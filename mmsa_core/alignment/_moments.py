@@ -1,4 +1,7 @@
-"""Masked moments shared by the alignments: rows that are not valid are replaced before any arithmetic touches them."""
+"""Masked moments shared by the alignments: rows that are not valid are replaced before any arithmetic touches them.
+
+What has no direction is found by ``<=``, never by ``not >``: NaN in a valid row must stay NaN: divergence must show.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +47,8 @@ def centred(values: Float[Tensor, "batch dim"], valid: Bool[Tensor, "batch"]) ->
     """
     kept = rows(values, valid)
     moved = rows(values - mean(values, valid), valid)
-    alive = moved.square().sum(0) > CONSTANT * kept.square().sum(0) + TINY
-    return torch.where(alive, moved, torch.zeros_like(moved))
+    constant = moved.square().sum(0) <= CONSTANT * kept.square().sum(0) + TINY
+    return torch.where(constant, torch.zeros_like(moved), moved)
 
 
 def covariance(values: Float[Tensor, "batch dim"], valid: Bool[Tensor, "batch"]) -> Float[Tensor, "dim dim"]:
@@ -61,8 +64,8 @@ def cross_covariance(pair: Pair) -> Float[Tensor, "dim_x dim_y"]:
 
 def root(square: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return the square root, with gradient 0 instead of infinity at 0."""
-    alive = square > TINY**2
-    return torch.where(alive, torch.where(alive, square, torch.ones_like(square)).sqrt(), torch.zeros_like(square))
+    dead = square <= TINY**2
+    return torch.where(dead, torch.zeros_like(square), torch.where(dead, torch.ones_like(square), square).sqrt())
 
 
 def norm(matrix: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
@@ -73,15 +76,15 @@ def norm(matrix: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
 def unit(values: Float[Tensor, "a b"], dim: int) -> Float[Tensor, "a b"]:
     """Return ``values`` scaled to length 1 along ``dim``; what has no length stays 0, with no gradient."""
     square = values.square().sum(dim, keepdim=True)
-    alive = square > TINY
-    scale = torch.where(alive, torch.where(alive, square, torch.ones_like(square)).rsqrt(), torch.zeros_like(square))
+    dead = square <= TINY
+    scale = torch.where(dead, torch.zeros_like(square), torch.where(dead, torch.ones_like(square), square).rsqrt())
     return values * scale
 
 
 def ratio(top: Float[Tensor, ""], bottom: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """Return ``top / bottom``, or 0 where ``bottom`` is 0."""
-    alive = bottom > TINY**2
-    return torch.where(alive, top / torch.where(alive, bottom, torch.ones_like(bottom)), torch.zeros_like(top))
+    dead = bottom <= TINY**2
+    return torch.where(dead, torch.zeros_like(top), top / torch.where(dead, torch.ones_like(bottom), bottom))
 
 
 def square_distances(a: Float[Tensor, "n dim"], b: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:

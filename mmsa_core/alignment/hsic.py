@@ -21,7 +21,7 @@ class HSIC(Alignment):
     features give 0.
 
     ``chance`` is 1: identical features. The estimate is biased: white noise comes out at 0.25 for 128 rows of 16
-    dimensions, at 0.74 for 32 of 32, and at nearly 1 as ``bandwidth`` goes to 0: each sample then resembles itself alone.
+    dimensions, at 0.74 for 32 of 32, and at nearly 1 as ``bandwidth`` goes to 0: a sample then resembles itself alone.
 
     Source: Gretton et al., ALT 2005; normalised: Cortes et al., JMLR 13, 2012, arXiv:1203.0550.
     """

@@ -24,8 +24,6 @@ SOURCES: dict[str, type[NpzSource] | type[MmsaPickleSource]] = {
     ".pkl": MmsaPickleSource,
     ".pickle": MmsaPickleSource,
 }
-
-
 NUMBERS = "fiub"
 """The dtype kinds that count as numbers."""
 
@@ -136,14 +134,14 @@ class Dataset:
     def _lengths(self, key: str, time: int) -> NDArray[np.int64] | None:
         if key not in self._source.keys:
             return None
-        lengths = self._numbers(key).astype(np.int64)
-        wrong = np.flatnonzero((lengths < 0) | (lengths > time))
+        lengths = self._numbers(key)
+        wrong = np.flatnonzero(~((lengths >= 0) & (lengths <= time)))
         if wrong.size:
             raise UserError(
-                f"{self._source.place}: {key}[{wrong[0]}] is {lengths[wrong[0]]}; a length must lie in 0..{time}, the "
-                "rows of its features; leave the key out to count the rows that are not zero"
+                f"{self._source.place}: {key}[{wrong[0]}] is {lengths[wrong[0]]:g}; a length must lie in 0..{time}, "
+                "the rows of its features; leave the key out to count the rows that are not zero"
             )
-        return lengths
+        return lengths.astype(np.int64)
 
     def _labels(self, key: str) -> NDArray[np.float32]:
         labels = self._numbers(key)

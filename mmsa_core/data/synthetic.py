@@ -1,15 +1,15 @@
 """Planted data: made so that the best combination of modules, and the error it can reach, are known beforehand.
 
-Each sample has hidden vectors t (2), a (4) and v (4), all standard normal. Row s of a modality is W z + n_s, with a fixed
+Each sample has hidden vectors t (2), a (4) and v (4), all standard normal. Row s of a modality is W z + n_s, with one
 random W per modality and fresh noise n_s, so that the mean over time nearly reveals z. With e standard normal,
 
-    "modules":  y = clip(0.5 t_1 + 1/2 sum_k a_k v_k + 0.3 e, -3, 3)
+    "modules":  y = clip(0.5 t_1 + 0.5 sum_k a_k v_k + 0.3 e, -3, 3)
     "null":     y = clip(t_1 + 0.3 e, -3, 3)
 
-In "modules" neither audio nor vision says anything about y alone, only their products do: a fusion that multiplies (tensor,
-low_rank) finds them, concatenation has to learn each product from few samples. In "null" audio and vision are unrelated to
-y, so no fusion and no alignment can help. Knowing t, a and v exactly leaves a MAE of about 0.3 sqrt(2 / pi) = 0.239
-(slightly less by the clipping); :func:`noise_floor` gives it for the very samples.
+In "modules" neither audio nor vision says anything about y alone, only their products do: a fusion that multiplies
+(tensor, low_rank) finds them, concatenation has to learn each product from few samples. In "null" audio and vision are
+unrelated to y, so no fusion and no alignment can help. Knowing t, a and v exactly leaves a MAE of 0.3 sqrt(2 / pi) =
+0.239, slightly less by the clipping; :func:`noise_floor` gives it for the very samples.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _generate(seed: int, sizes: tuple[int, int, int], problem: Problem) -> dict[
         raise UserError(f"problem: must be 'modules' or 'null', got {problem!r}")
     root, *streams = np.random.default_rng(seed).spawn(1 + len(SPLITS))
     maps = {m: root.standard_normal((s.hidden, s.dim)) for m, s in SHAPES.items()}
-    made = {}
+    made: dict[str, tuple[Split, NDArray[np.float32]]] = {}
     for name, size, rng in zip(SPLITS, sizes, streams, strict=True):
         hidden = {m: rng.standard_normal((size, s.hidden)) for m, s in SHAPES.items()}
         clean = _clean_labels(hidden, problem)

@@ -23,7 +23,7 @@ def test_static_is_the_weighted_sum_of_the_tasks_present() -> None:
 
 def test_uncertainty_starts_as_the_plain_sum() -> None:
     losses = torch.tensor([0.5, 0.4, 0.3, 0.2])
-    assert float(Uncertainty(TASKS)(losses)) == pytest.approx(1.4)
+    torch.testing.assert_close(Uncertainty(TASKS)(losses), torch.tensor(1.4))
 
 
 def test_uncertainty_is_the_likelihood_of_a_laplace_error() -> None:
@@ -34,7 +34,7 @@ def test_uncertainty_is_the_likelihood_of_a_laplace_error() -> None:
     laplace = torch.distributions.Laplace(0.0, math.exp(s))
     log_likelihood = laplace.log_prob(torch.tensor(0.9))  # type: ignore[no-untyped-call]
     expected = -float(log_likelihood) - math.log(2)
-    assert float(weighting(torch.tensor([0.9]))) == pytest.approx(expected, rel=1e-5)
+    assert weighting(torch.tensor([0.9])).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("scale", [(1.0, 1.0), (100.0, 0.01)])

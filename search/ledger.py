@@ -1,0 +1,426 @@
+"""The one owner of the Optuna study: opens it, asks, reports, prunes, tells, and takes up what a dead driver left.
+
+The study is the only durable truth. A trial stays RUNNING until its outcome is told; a driver that dies leaves RUNNING
+trials that name their owner, and the next driver goes on with the same trials, from their population's last checkpoint
+where there is one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import psutil
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from mmsa_core.config import fingerprint
+from mmsa_core.errors import UserError
+from mmsa_core.noise import mix
+from search.populations import Outcome, Reply, Result, Slot, Task, Wait, split_task
+from search.run_folder import RunFolder
+from search.sampling import finished, make_pruner, make_sampler
+from search.space import Space
+from search.storage import open_storage
+from search.study import StudyConfig
+
+POPULATION, RESULT, REASON, DRIVER, SECONDS = "population", "result", "reason", "driver", "seconds"
+GENERATION = 4
+"""Populations asked for together in deterministic mode; more workers than this would idle there."""
+BREAKER_TRIALS = 8
+"""Trials that must have ended before the failure rate can stop a study."""
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+@dataclass
+class _Running:
+    """A task in a worker's hands: its Optuna trials in the order of its slots (one trial may own several slots)."""
+
+    task: Task
+    generation: int
+    losses: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+
+class Ledger:
+    """Source of search tasks: every question and answer of the search goes through here."""
+
+    def __init__(self, config: StudyConfig, space: Space, folder: RunFolder, size: int, deterministic: bool = False) -> None:
+        """``size`` is the number of members in a population."""
+        self.config = config
+        self.space = space
+        self.folder = folder
+        self.trials_per_task = max(1, size // config.seeds.search)
+        self.deterministic = deterministic
+        self.study = open_study(config, folder)
+        self.pruner = make_pruner(config)
+        self.message = ""
+        self._draining = False
+        self._running: dict[str, _Running] = {}
+        self._queue: list[_Running] = []
+        self._started = time.monotonic()
+        self._seconds_before = float(self.study.user_attrs.get(SECONDS, 0.0))
+        self.study.set_user_attr(DRIVER, _process())
+        if not self.study.get_trials(deepcopy=False):
+            self.study.enqueue_trial(space.baseline()[1], user_attrs={"origin": "baseline"})
+        self._adopt()
+
+    # ---- the source of tasks -------------------------------------------------------------------------------------
+
+    def next(self) -> Task | Wait | None:
+        """Return a population to train: one that was left behind, else newly asked trials of one structure."""
+        if self._draining:
+            return None
+        if not self._queue and not self._spent():
+            if not self.deterministic:
+                self._ask(self._generation())
+            elif not self._running:
+                generation = self._generation()
+                for _ in range(GENERATION):
+                    self._ask(generation)
+        if not self._queue:
+            return Wait() if self._running else None
+        entry = self._queue.pop(0)
+        self._running[entry.task.name] = entry
+        return entry.task
+
+    def report(self, task: str, epoch: int, values: Mapping[int, float]) -> Reply:
+        """Store a rung's values (best so far, by slot) and return which slots the pruner ends."""
+        entry = self._running.get(task)
+        if entry is None:
+            return Reply(frozenset(values))
+        if epoch not in self.config.rungs.epochs[:-1]:
+            return Reply(stop=self._draining)
+        means = _by_trial(entry.task, values)
+        open_trials = {n: t for n in means if not (t := self._trial(n)).state.is_finished()}
+        for number, frozen in open_trials.items():
+            if epoch not in frozen.intermediate_values:
+                Trial(self.study, frozen._trial_id).report(means[number], epoch)
+        view = _View(self.study, entry.generation, {s.trial for s in entry.task.slots}) if self.deterministic else self.study
+        weak = {n for n in open_trials if self.pruner.prune(view, self._trial(n))}  # type: ignore[arg-type]
+        for number in sorted(weak):
+            self.study.tell(number, state=TrialState.PRUNED)
+        gone = weak | (set(means) - set(open_trials))
+        drop = frozenset(k for k in values if entry.task.slots[k].trial in gone)
+        return Reply(drop, self._draining)
+
+    def finish(self, task: str, result: Result) -> None:
+        """Tell every trial of a task its outcome and write its folder."""
+        entry = self._running.pop(task, None)
+        if entry is None or result.stopped:
+            return
+        slots: dict[int, list[tuple[Slot, Outcome]]] = defaultdict(list)
+        for slot, outcome in zip(entry.task.slots, result.outcomes, strict=True):
+            slots[slot.trial].append((slot, outcome))
+        cost = {"seconds": result.seconds / len(slots), "parameters": result.parameters}
+        for number, members in slots.items():
+            self.folder.write_trial(number, members)
+            if not self._trial(number).state.is_finished():
+                self._tell(number, [outcome for _, outcome in members], cost)
+        if entry.task.checkpoint is not None:
+            Path(entry.task.checkpoint).unlink(missing_ok=True)
+        self._save_seconds()
+        self._break_circuit()
+
+    def lost(self, task: str, reason: str) -> None:
+        """Queue a task whose worker died again: as it was, then in halves, until the slot that kills is alone."""
+        entry = self._running.pop(task, None)
+        if entry is None:
+            return
+        entry.losses += 1
+        if entry.losses == 1:
+            self._queue.append(entry)
+            return
+        if len(entry.task.slots) > 1 and len({s.trial for s in entry.task.slots}) > 1:
+            halves = zip("ab", split_task(entry.task), strict=True)
+            self._queue += [_Running(replace(h, name=f"{task}{tag}"), entry.generation, 1) for tag, h in halves]
+            return
+        for number in {s.trial for s in entry.task.slots}:
+            if not self._trial(number).state.is_finished():
+                self._fail(number, f"its worker died twice: {reason}")
+        self._break_circuit()
+
+    def abandon(self) -> None:
+        """Queue every running task again: all workers are gone."""
+        self._queue += self._running.values()
+        self._running.clear()
+
+    def drain(self) -> None:
+        """Hand out nothing more; running tasks stop at their next report and are taken up by the next run."""
+        self._draining = True
+
+    def status(self) -> dict[str, Any]:
+        """Return the study's progress."""
+        return {**summary(self.study, self.config), "message": self.message}
+
+    def close(self) -> None:
+        """Record the time used and that no driver is at work."""
+        self._save_seconds()
+        self.study.set_user_attr(DRIVER, None)
+
+    # ---- asking --------------------------------------------------------------------------------------------------
+
+    def _ask(self, generation: int) -> None:
+        """Ask for one population's trials and queue it: the first trial's structure is held for the others."""
+        left = self._trials_left()
+        if left <= 0:
+            return
+        number = len(self.study.get_trials(deepcopy=False))
+        seed = mix("sampler", self.config.seeds.base, number)
+        first, config = self._ask_trial(seed, {})
+        asked = [(first, config)]
+        structure = self.space.structural(first.params)
+        strays = []
+        for k in range(1, min(self.trials_per_task, left)):
+            trial, config = self._ask_trial(mix(seed, k), structure)
+            same = self.space.structural(trial.params) == structure
+            (asked if same else strays).append((trial, config))
+        for group in [asked, *([s] for s in strays)]:
+            self._enqueue(group, generation)
+
+    def _ask_trial(self, seed: int, fixed: Mapping[str, Any]) -> tuple[Trial, dict[str, Any]]:
+        self.study.sampler = make_sampler(self.config.sampler, seed, fixed)
+        trial = self.study.ask()
+        return trial, self.space.sample(trial)
+
+    def _enqueue(self, asked: Sequence[tuple[Trial, dict[str, Any]]], generation: int) -> None:
+        """Give the trials their seeds and their population, and queue it."""
+        name = self._new_name()
+        seen = self._fingerprints()
+        slots = []
+        for trial, config in asked:
+            mark = fingerprint(config)
+            replicate, seen[mark] = seen[mark], seen[mark] + 1
+            seeds = search_seeds(self.config, replicate)
+            record = {"name": name, "generation": generation, "seeds": seeds, "fingerprint": mark, "owner": _process()}
+            trial.set_user_attr(POPULATION, record)
+            slots += [self._slot(trial.number, seed, config) for seed in seeds]
+        self._queue.append(_Running(self._task(name, slots), generation))
+
+    def _task(self, name: str, slots: Sequence[Slot]) -> Task:
+        rungs = self.config.rungs.epochs
+        objective = self.config.objective
+        path = str(self.folder.checkpoint(name))
+        return Task(name, tuple(slots), rungs[:-1], objective.metric, objective.convention, path)
+
+    def _slot(self, number: int, seed: int, config: Mapping[str, Any]) -> Slot:
+        return Slot(number, seed, {**config, "epochs": self.config.rungs.epochs[-1]})
+
+    def _new_name(self) -> str:
+        taken = {t.user_attrs[POPULATION]["name"] for t in self._all() if POPULATION in t.user_attrs}
+        return f"p{len(taken):04d}"
+
+    def _generation(self) -> int:
+        known = [t.user_attrs[POPULATION]["generation"] for t in self._all() if POPULATION in t.user_attrs]
+        return max(known, default=-1) + 1
+
+    def _fingerprints(self) -> dict[str, int]:
+        """Count the trials of each configuration, so that a repeated one becomes another seed."""
+        seen: dict[str, int] = defaultdict(int)
+        for t in self._all():
+            if POPULATION in t.user_attrs:
+                seen[t.user_attrs[POPULATION]["fingerprint"]] += 1
+        return seen
+
+    # ---- taking up what a dead driver left -----------------------------------------------------------------------
+
+    def _adopt(self) -> None:
+        """Queue the RUNNING trials of processes that are gone: by population, with its finished trials where a checkpoint
+        still holds their place; trials without a population were asked for but not labelled yet."""
+        populations: dict[str, list[FrozenTrial]] = defaultdict(list)
+        unlabelled = []
+        for t in self._all():
+            record = t.user_attrs.get(POPULATION)
+            if record is not None:
+                populations[record["name"]].append(t)
+            elif t.state == TrialState.RUNNING:
+                unlabelled.append(t)
+        for name, trials in populations.items():
+            orphans = [t for t in trials if t.state == TrialState.RUNNING and not _alive(t.user_attrs[POPULATION]["owner"])]
+            if orphans:
+                kept = trials if self.folder.checkpoint(name).exists() else orphans
+                self._readopt(name, kept)
+        generation = self._generation()
+        for t in unlabelled:
+            trial = Trial(self.study, t._trial_id)
+            self._enqueue([(trial, self.space.sample(trial))], generation)
+
+    def _readopt(self, name: str, trials: Sequence[FrozenTrial]) -> None:
+        slots = []
+        for t in trials:
+            record = {**t.user_attrs[POPULATION], "owner": _process()}
+            if t.state == TrialState.RUNNING:
+                Trial(self.study, t._trial_id).set_user_attr(POPULATION, record)
+            slots += [self._slot(t.number, seed, self.space.config(t.params)) for seed in record["seeds"]]
+        self._queue.append(_Running(self._task(name, slots), trials[0].user_attrs[POPULATION]["generation"]))
+
+    # ---- telling -------------------------------------------------------------------------------------------------
+
+    def _tell(self, number: int, outcomes: Sequence[Outcome], cost: Mapping[str, Any]) -> None:
+        failure = next((o.failure for o in outcomes if o.failure is not None), None)
+        if failure is not None:
+            self._fail(number, failure)
+            return
+        self._set(number, RESULT, {**cost, "best_epochs": [o.best_epoch for o in outcomes]})
+        if any(o.dropped for o in outcomes):
+            self.study.tell(number, state=TrialState.PRUNED)
+        else:
+            self.study.tell(number, float(np.mean([o.value for o in outcomes])))
+
+    def _fail(self, number: int, reason: str) -> None:
+        self._set(number, REASON, reason)
+        self.study.tell(number, state=TrialState.FAIL)
+
+    def _break_circuit(self) -> None:
+        """Stop a study in which too large a share of the trials fails, with the first reason."""
+        ended = finished(self._all())
+        failed = [t for t in ended if t.state == TrialState.FAIL]
+        if len(ended) >= BREAKER_TRIALS and len(failed) > self.config.max_failure_rate * len(ended):
+            self.message = (
+                f"stopped: {len(failed)} of {len(ended)} trials failed, more than max_failure_rate="
+                f"{self.config.max_failure_rate:g}; the first: {failed[0].user_attrs.get(REASON, 'unknown')}"
+            )
+            self._draining = True
+
+    # ---- helpers -------------------------------------------------------------------------------------------------
+
+    def _all(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self._all()[number]
+
+    def _set(self, number: int, key: str, value: object) -> None:
+        Trial(self.study, self._trial(number)._trial_id).set_user_attr(key, value)
+
+    def _trials_left(self) -> int:
+        return self.config.budget.trials - sum(t.state != TrialState.WAITING for t in self._all())
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+    def _save_seconds(self) -> None:
+        self.study.set_user_attr(SECONDS, self._seconds())
+
+    def _spent(self) -> bool:
+        minutes = self.config.budget.minutes
+        return self._trials_left() <= 0 or (minutes is not None and self._seconds() >= 60 * minutes)
+
+
+class _View:
+    """The study as a population of a generation may see it: what earlier generations left, and itself.
+
+    Pruning that looks only here does not depend on how fast other workers are.
+    """
+
+    def __init__(self, study: optuna.Study, generation: int, own: set[int]) -> None:
+        self.direction = study.direction
+        self._study = study
+        self._generation = generation
+        self._own = own
+
+    def get_trials(self, deepcopy: bool = True, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
+        trials = self._study.get_trials(deepcopy=deepcopy, states=None if states is None else tuple(states))
+        return [t for t in trials if t.number in self._own or self._earlier(t)]
+
+    def _earlier(self, trial: FrozenTrial) -> bool:
+        record = trial.user_attrs.get(POPULATION)
+        return record is not None and record["generation"] < self._generation
+
+
+def open_study(config: StudyConfig, folder: RunFolder) -> optuna.Study:
+    """Open the study or create it.
+
+    Raises:
+        UserError: the storage cannot be opened, or holds a study of this name with another direction.
+    """
+    storage = open_storage(config.storage, folder.path)
+    study = optuna.create_study(
+        storage=storage, study_name=config.study, direction=config.objective.direction, load_if_exists=True
+    )
+    if study.direction.name.lower() != config.objective.direction:
+        raise UserError(f"storage: a study named {config.study!r} is there with direction {study.direction.name.lower()}")
+    return study
+
+
+def search_seeds(config: StudyConfig, replicate: int) -> list[int]:
+    """Return the seeds of a configuration's ``replicate``-th trial: common to all configurations, never used to confirm."""
+    count = config.seeds.search
+    return [mix("search", config.seeds.base, i) for i in range(replicate * count, (replicate + 1) * count)]
+
+
+def summary(study: optuna.Study, config: StudyConfig) -> dict[str, Any]:
+    """Return a study's progress as plain data: what ``mmsa-search status --json`` prints."""
+    trials = study.get_trials(deepcopy=False)
+    counts = {name: sum(t.state == s for t in trials) for s, name in STATES.items()}
+    ended = counts["complete"] + counts["pruned"] + counts["failed"]
+    driver = study.user_attrs.get(DRIVER)
+    if driver is not None and _alive(driver):
+        state = "running"
+    else:
+        state = "finished" if ended >= config.budget.trials else "interrupted"
+    best = best_trial(study)
+    return {
+        "study": study.study_name,
+        "state": state,
+        "metric": config.objective.metric,
+        "budget": {"trials": config.budget.trials, "minutes": config.budget.minutes},
+        "used": {"trials": ended, "seconds": float(study.user_attrs.get(SECONDS, 0.0))},
+        "counts": counts,
+        "best": None if best is None else {"number": best.number, "value": best.value, "params": best.params},
+        "test_openings": len(study.user_attrs.get("test_openings", [])),
+        "trials": [
+            {
+                "number": t.number,
+                "state": STATES[t.state],
+                "value": t.value,
+                "reason": t.user_attrs.get(REASON),
+                "params": t.params,
+            }
+            for t in trials
+        ],
+    }
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """Return the complete trial with the best value, or None."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    sign: Callable[[FrozenTrial], float] = lambda t: (  # noqa: E731
+        float(t.value or 0.0) if study.direction == optuna.study.StudyDirection.MINIMIZE else -float(t.value or 0.0)
+    )
+    return min(complete, key=sign, default=None)
+
+
+def _by_trial(task: Task, values: Mapping[int, float]) -> dict[int, float]:
+    """Return the mean over each trial's slots, for trials all of whose slots are still in training."""
+    slots: dict[int, list[int]] = defaultdict(list)
+    for k, slot in enumerate(task.slots):
+        slots[slot.trial].append(k)
+    return {n: float(np.mean([values[k] for k in ks])) for n, ks in slots.items() if all(k in values for k in ks)}
+
+
+def _process() -> dict[str, Any]:
+    """Return what identifies this process until the machine starts anew."""
+    return {"host": os.uname().nodename, "pid": os.getpid(), "start": psutil.Process().create_time()}
+
+
+def _alive(process: Mapping[str, Any]) -> bool:
+    """Tell whether a process recorded by :func:`_process` still runs; one on another host is taken to."""
+    if process["host"] != os.uname().nodename:
+        return True
+    try:
+        return abs(psutil.Process(process["pid"]).create_time() - process["start"]) < 1.0
+    except psutil.NoSuchProcess:
+        return False

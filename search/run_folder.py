@@ -1,0 +1,173 @@
+"""A run folder: what was asked, what it was run with, a folder per trial, and the lock that keeps a second driver out."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from mmsa_core.atomic import replacing, write_text
+from mmsa_core.errors import UserError
+from search.populations import Outcome, Slot
+from search.storage import without_password
+from search.study import StudyConfig
+from search.yaml_io import read_yaml, write_yaml
+
+PACKAGES = ("torch", "optuna", "ray", "numpy", "pandas", "transformers", "mmsa-search")
+FREE = {"budget", "resources", "storage", "population", "max_failure_rate", "sampler"}
+"""Parts of a study that may change when a run is taken up again; the others would make its trials incomparable."""
+
+
+class RunFolder:
+    """The files of one run; nothing here is needed to go on but the study's storage and ``resolved.yaml``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    # ---- opening -------------------------------------------------------------------------------------------------
+
+    def start(self, config: StudyConfig, source: Path, facts: Mapping[str, Any]) -> None:
+        """Create the folder, or check that the one that is there belongs to this study, and lock it.
+
+        ``facts`` go into ``lock.json`` (data fingerprint, device); an existing folder must agree on the fingerprint.
+
+        Raises:
+            UserError: the folder is another study's, in use, or cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            if (self.path / "resolved.yaml").exists():
+                self._check_same(config, facts)
+            else:
+                write_text(self.path / "study.yaml", source.read_text(encoding="utf-8"))
+                write_text(self.path / "lock.json", json.dumps({**environment(), **facts}, indent=2) + "\n")
+            shown = config.model_copy(update={"storage": without_password(config.storage)})
+            write_yaml(self.path / "resolved.yaml", shown.resolved())
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot write the run folder: {error.strerror}; free space, change permissions, or give --out"
+            ) from None
+
+    def config(self) -> StudyConfig:
+        """Return the study as it was resolved.
+
+        Raises:
+            UserError: this is no run folder.
+        """
+        if not (self.path / "resolved.yaml").exists():
+            raise UserError(f"{self.path}: no run folder is here (resolved.yaml is missing); give the folder that run made")
+        return StudyConfig.check(read_yaml(self.path / "resolved.yaml"), str(self.path / "resolved.yaml"))
+
+    def facts(self) -> dict[str, Any]:
+        """Return ``lock.json``."""
+        facts: dict[str, Any] = json.loads((self.path / "lock.json").read_text(encoding="utf-8"))
+        return facts
+
+    def release(self) -> None:
+        """Let another driver in."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # ---- files ---------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, population: str) -> Path:
+        """Return where a population's checkpoint is kept while it trains."""
+        return self.path / "populations" / f"{population}.safetensors"
+
+    def trial(self, number: int) -> Path:
+        """Return a trial's folder."""
+        return self.path / "trials" / f"{number:04d}"
+
+    def write_trial(self, number: int, members: Sequence[tuple[Slot, Outcome]]) -> None:
+        """Write a trial's configuration, curves, predictions on the valid split, and error."""
+        folder = self.trial(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        slot, outcome = members[0]
+        write_yaml(folder / "config.yaml", outcome.config if outcome.config is not None else dict(slot.config))
+        lines = ["seed,epoch,train_loss,valid"]
+        lines += [f"{s.seed},{e},{loss:.6g},{value:.6g}" for s, o in members for e, loss, value in o.curve]
+        write_text(folder / "curve.csv", "\n".join(lines) + "\n")
+        predictions = {f"seed_{s.seed}": o.predictions for s, o in members if o.predictions is not None}
+        if predictions:
+            with replacing(folder / "valid_predictions.npz") as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, **predictions)  # type: ignore[arg-type]  # numpy's stub knows only allow_pickle
+        failures = [f"seed {s.seed}: {o.failure}" for s, o in members if o.failure is not None]
+        if failures:
+            write_text(folder / "error.txt", "\n".join(failures) + "\n")
+
+    # ---- helpers -------------------------------------------------------------------------------------------------
+
+    def _take_lock(self) -> None:
+        file = (self.path / ".lock").open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip()
+            file.close()
+            raise UserError(f"{self.path}: process {owner or 'unknown'} is at work here; wait, stop it, or give --out") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self._lock = file
+
+    def _check_same(self, config: StudyConfig, facts: Mapping[str, Any]) -> None:
+        before, now = self.config().resolved(), config.resolved()
+        for key in now:
+            if key not in FREE and key not in ("data", "seeds") and before[key] != now[key]:
+                raise UserError(
+                    f"{self.path}: holds a run with another {key}: {_short(before[key], now[key])}; give another --out"
+                )
+        for key in ("search", "base"):
+            if before["seeds"][key] != now["seeds"][key]:
+                raise UserError(
+                    f"{self.path}: holds a run with seeds.{key}={before['seeds'][key]}, now {now['seeds'][key]}; give another --out"
+                )
+        was = self.facts().get("data_fingerprint")
+        if was != facts.get("data_fingerprint"):
+            raise UserError(
+                f"{self.path}: holds a run on other data (fingerprint {was}, now {facts.get('data_fingerprint')}); give another --out"
+            )
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, platform, commit and command: what a reader needs to run it again."""
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree that this code runs from, with ``+`` if it was changed."""
+    where = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=where, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def _short(before: Any, now: Any, path: str = "") -> str:
+    """Name the first place where two values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*before, *(k for k in now if k not in before)]:
+            if before.get(key) != now.get(key):
+                return _short(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    return f"{path + ': ' if path else ''}{before!r} before, {now!r} now"

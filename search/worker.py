@@ -1,0 +1,122 @@
+"""The one door to mmsa_core: trains a task's population, reports its epochs, and finds the member that breaks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from mmsa_core.config import MemberConfig
+from mmsa_core.data.split import Split
+from mmsa_core.errors import UserError
+from mmsa_core.loader import SplitTensors
+from mmsa_core.model import complete
+from mmsa_core.population import MemberSpec
+from mmsa_core.train import MemberRun, Objective, Progress, Verdict, fit
+from search.populations import Outcome, Reply, Result, Slot, Task, split_task
+
+Report = Callable[[str, int, Mapping[int, float]], Reply]
+
+
+class Worker:
+    """Holds the data on one device and trains one task after another."""
+
+    def __init__(self, train: Split, valid: Split, device: torch.device) -> None:
+        self.train = SplitTensors(train, device)
+        self.valid = SplitTensors(valid, device)
+
+    def run(self, task: Task, report: Report) -> Result:
+        """Train a task. Whatever goes wrong inside fails the member that causes it, with its reason, and no other.
+
+        When training raises (also for want of memory), the population is halved until the guilty member stands alone.
+        """
+        try:
+            return self._fit(task, report)
+        except Exception as error:
+            reason = explain(error)
+        if self.train.device.type == "cuda":
+            torch.cuda.empty_cache()
+        halves = split_task(task)
+        if len(halves) == 1:
+            return Result([Outcome(failure=reason)], False, 0.0, 0)
+        first, second = halves
+        return _join(self.run(first, report), self.run(second, _shifted(report, len(first.slots))))
+
+    def _fit(self, task: Task, report: Report) -> Result:
+        def on_epoch(progress: Progress) -> Verdict:
+            reply = report(task.name, progress.epoch, progress.values)
+            return Verdict(reply.drop, reply.stop)
+
+        members = [member(slot) for slot in task.slots]
+        done = fit(
+            members,
+            self.train,
+            self.valid,
+            objective=Objective(task.metric, task.convention),
+            on_epoch=on_epoch,
+            checkpoint=_sound(task.checkpoint),
+            checkpoint_epochs=task.rungs,
+        )
+        outcomes = [_outcome(r, m, task.keep_states) for r, m in zip(done.runs, members, strict=True)]
+        return Result(outcomes, done.stopped, done.seconds, done.parameters)
+
+
+def member(slot: Slot) -> MemberSpec:
+    """Return the member that a slot describes, its configuration completed and checked."""
+    return MemberSpec(complete(MemberConfig.from_dict(slot.config)), slot.seed)
+
+
+def explain(error: BaseException) -> str:
+    """Return an exception as one short line, with the place in the code where it is not the user's mistake."""
+    text = " ".join(str(error).split())[:500]
+    if isinstance(error, UserError):
+        return text
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if "site-packages" not in code.co_filename:
+            place = f" ({Path(code.co_filename).name}:{trace.tb_lineno} in {code.co_name})"
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {text}{place}"
+
+
+def _sound(checkpoint: str | None) -> Path | None:
+    """Return the checkpoint's path; a damaged file is removed, so that training starts anew."""
+    if checkpoint is None:
+        return None
+    path = Path(checkpoint)
+    if path.exists():
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except SafetensorError:
+            path.unlink()
+    return path
+
+
+def _shifted(report: Report, start: int) -> Report:
+    """Return ``report`` for the part of a task whose slots begin at ``start``."""
+
+    def shifted(name: str, epoch: int, values: Mapping[int, float]) -> Reply:
+        reply = report(name, epoch, {start + k: v for k, v in values.items()})
+        return Reply(frozenset(k - start for k in reply.drop), reply.stop)
+
+    return shifted
+
+
+def _join(first: Result, second: Result) -> Result:
+    return Result(
+        first.outcomes + second.outcomes,
+        first.stopped or second.stopped,
+        first.seconds + second.seconds,
+        max(first.parameters, second.parameters),
+    )
+
+
+def _outcome(run: MemberRun, spec: MemberSpec, keep_state: bool) -> Outcome:
+    state = {n: t.numpy() for n, t in run.state.items()} if keep_state and run.state is not None else None
+    config = spec.config.to_dict()
+    return Outcome(run.value, run.best_epoch, run.curve, run.predictions, run.failure, run.dropped, config, state)
