@@ -162,8 +162,12 @@ class Ledger:
         self._draining = True
 
     def status(self) -> dict[str, Any]:
-        """Return the study's progress."""
-        return {**summary(self.study, self.config), "message": self.message}
+        """Return the study's progress, without its trials."""
+        return {**summary(self.study, self.config, trials=False), "message": self.message}
+
+    def pending(self) -> bool:
+        """Tell whether there is something to hand out."""
+        return not self._draining and (bool(self._queue) or bool(self._running) or not self._spent())
 
     def close(self) -> None:
         """Record the time used and that no driver is at work."""
@@ -361,10 +365,10 @@ def search_seeds(config: StudyConfig, replicate: int) -> list[int]:
     return [mix("search", config.seeds.base, i) for i in range(replicate * count, (replicate + 1) * count)]
 
 
-def summary(study: optuna.Study, config: StudyConfig) -> dict[str, Any]:
+def summary(study: optuna.Study, config: StudyConfig, trials: bool = True) -> dict[str, Any]:
     """Return a study's progress as plain data: what ``mmsa-search status --json`` prints."""
-    trials = study.get_trials(deepcopy=False)
-    counts = {name: sum(t.state == s for t in trials) for s, name in STATES.items()}
+    known = study.get_trials(deepcopy=False)
+    counts = {name: sum(t.state == s for t in known) for s, name in STATES.items()}
     ended = counts["complete"] + counts["pruned"] + counts["failed"]
     driver = study.user_attrs.get(DRIVER)
     if driver is not None and _alive(driver):
@@ -389,7 +393,7 @@ def summary(study: optuna.Study, config: StudyConfig) -> dict[str, Any]:
                 "reason": t.user_attrs.get(REASON),
                 "params": t.params,
             }
-            for t in trials
+            for t in (known if trials else [])
         ],
     }
 

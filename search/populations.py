@@ -84,6 +84,15 @@ class Source(Protocol):
     def lost(self, task: str, reason: str) -> None:
         """Take note that the worker of a task is gone without a result."""
 
+    def abandon(self) -> None:
+        """Take note that all workers are gone: what ran is handed out again."""
+
+    def pending(self) -> bool:
+        """Tell whether there is, or may yet be, something to hand out."""
+
+    def close(self) -> None:
+        """Record that nobody works on the source any more."""
+
     def drain(self) -> None:
         """Hand out nothing more and let running tasks stop at their next report."""
 

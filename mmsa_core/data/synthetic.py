@@ -6,10 +6,10 @@ random W per modality and fresh noise n_s, so that the mean over time nearly rev
     "modules":  y = clip(0.5 t_1 + 0.5 sum_k a_k v_k + 0.3 e, -3, 3)
     "null":     y = clip(t_1 + 0.3 e, -3, 3)
 
-In "modules" neither audio nor vision says anything about y alone, only their products do: a fusion that multiplies
-(tensor, low_rank) finds them, concatenation has to learn each product from few samples. In "null" audio and vision are
-unrelated to y, so no fusion and no alignment can help. Knowing t, a and v exactly leaves a MAE of 0.3 sqrt(2 / pi) =
-0.239, slightly less by the clipping; :func:`noise_floor` gives it for the very samples.
+In "modules" neither audio nor vision says anything about y alone, only their products do: low_rank fusion, which
+multiplies, finds them, while concatenation has to learn each product from few samples. In "null" audio and vision are
+unrelated to y, so no fusion and no alignment can help (more parameters can hurt). Knowing t, a and v exactly leaves a
+MAE of 0.3 sqrt(2 / pi) = 0.239, slightly less by the clipping; :func:`noise_floor` gives it for the very samples.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from mmsa_core.plugin import Fusion
 class Gated(Fusion):
     """Adds the modalities, each dimension weighted by a gate that sees all of them; ``dim`` is the width.
 
-    ``sum_m g_m * z_m`` with ``g = sigmoid(W [z_1 .. z_M] + b)``; the gates of missing modalities are 0. The gated
+    ``sum_m g_m * z_m`` with ``g = sigmoid(W [z_1 .. z_M] + b)``; a missing modality is 0 behind any gate. The gated
     multimodal unit has tanh around the parts and ties two gates to a sum of 1; the projections before us replace both.
 
     Source: Arevalo et al., ICLR Workshops 2017, arXiv:1702.01992.
@@ -26,4 +26,4 @@ class Gated(Fusion):
         self, parts: Float[Tensor, "batch modality width"], available: Bool[Tensor, "batch modality"]
     ) -> Float[Tensor, "batch {self.dim}"]:
         gates: Tensor = self.gate(parts.flatten(1)).sigmoid().view_as(parts)
-        return (gates * available[:, :, None] * parts).sum(1)
+        return (gates * parts).sum(1)

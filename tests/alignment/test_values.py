@@ -295,6 +295,15 @@ def test_barlow_of_white_identical_features_is_0_and_of_constant_ones_d() -> Non
     assert value(build("barlow", 4), np.ones((9, 4)), white) == pytest.approx(4)
 
 
+@pytest.mark.parametrize(("name", "expected"), [("barlow", 4), ("cka", 1), ("cross_correlation", 0), ("hsic", 0)])
+def test_constant_features_have_no_correlation_in_float32_either(name: str, expected: float) -> None:
+    """Rounding leaves about 1e-7 of the column after centring, which must not be standardised into a signal."""
+    constant = torch.linspace(0.1, 99.7, 4).expand(11, 4)
+    assert (constant - constant.mean(0)).any()
+    pair = Pair(constant, torch.tensor(make()[1]).float(), torch.ones(11, dtype=torch.bool), torch.zeros(11))
+    assert registry.build("alignment", name, 4, 4)(pair) == expected
+
+
 def test_cka_is_the_gram_matrix_form() -> None:
     x, y = make(dim_y=3)
     h = np.eye(11) - 1 / 11

@@ -80,7 +80,7 @@ def test_degenerate_batches_are_finite(name: str, case: str) -> None:
 
 
 @every
-@pytest.mark.parametrize("junk", [1e9, -1e9])
+@pytest.mark.parametrize("junk", [1e9, -1e9, float("nan")])
 def test_padding_never_changes_the_result(name: str, junk: float) -> None:
     f = make_features()
     longer = Features(
@@ -102,9 +102,9 @@ def test_padding_never_changes_the_result(name: str, junk: float) -> None:
 def test_padding_of_prepared_features_never_reaches_the_result(name: str) -> None:
     features = prepared(name, make_features())
     encoder = build(name, features)
-    junk = features._replace(values=features.values.masked_fill(~features.mask[:, :, None], 1e9))
+    dirty = features._replace(values=features.values.masked_fill(~features.mask[:, :, None], 1e9))
     out, grads = parameter_gradients(encoder, features)
-    other, other_grads = parameter_gradients(encoder, junk)
+    other, other_grads = parameter_gradients(encoder, dirty)
     assert torch.equal(other, out)
     assert all(torch.equal(a, b) for a, b in zip(other_grads, grads, strict=True))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,8 @@ def test_structural_is_everything_but_floats() -> None:
     }
     floats = {"encoders.text.dropout", "rates", "optimizer.lr", "alignment.audio-vision.coral.weight"}
     assert set(params) - set(space.structural(params)) == floats
+    mixed = Space.parse({"a": {"choice": ["none", 0.5]}, "b": {"choice": [0.1, 0.5]}})
+    assert mixed.structural({"a": 0.5, "b": 0.5}) == {"a": 0.5}
     with pytest.raises(UserError, match=r"no parameter 'encoders\.audi'; did you mean 'encoders\.audio'"):
         space.structural({"encoders.audi": "lstm"})
 
@@ -217,6 +220,8 @@ def test_random_is_seeded_and_stays_inside() -> None:
     assert 60 < sum(r < 0.001 for r in rates) < 140  # log-uniform: half of them below the geometric middle
     ints = Space.parse({"n": {"int": [1, 8], "log": True}}).random(300, 0)
     assert {c["n"] for c in ints} == set(range(1, 9))
+    ones = [c["n"] for c in Space.parse({"n": {"int": [1, 2], "log": True}}).random(2000, 0)].count(1)
+    assert ones / 2000 == pytest.approx(math.log(1.5 / 0.5) / math.log(2.5 / 0.5), abs=0.03)  # as Optuna draws
 
 
 def test_defaults_of_ranges_are_their_middles() -> None:

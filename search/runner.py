@@ -1,0 +1,283 @@
+"""The only file that knows Ray: hands tasks from a source to workers through Ray Tune, one Tune trial per population.
+
+The source lives in one actor, the desk. Tune's searcher takes tasks from it, workers report every epoch to it and learn
+which members to drop, and results go to it. Tune holds no state worth keeping: its experiment is never restored.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Before Ray is imported: it reads these once. The first keeps every Ray process on the loopback interface.
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "0")
+
+import ray
+import torch
+from ray import tune
+from ray.tune.search import Searcher
+
+from mmsa_core.data.split import Split
+from mmsa_core.errors import UserError
+from search.populations import Reply, Result, Source, Task, Wait
+from search.study import ResourcesConfig
+from search.worker import Worker, explain
+
+BARREN_RESTARTS = 3
+"""How often Tune may end without a finished task in between before the run gives up."""
+WAIT = "wait"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many populations run side by side and what each may use."""
+
+    workers: int
+    cpus: float
+    gpus: float
+
+    @staticmethod
+    def of(resources: ResourcesConfig) -> Placement:
+        """Return the placement on this machine: a population per GPU if there are any, else per core."""
+        devices = torch.cuda.device_count()
+        gpus = (1.0 if devices else 0.0) if resources.gpus == "auto" else float(resources.gpus)
+        if gpus > 0 and devices == 0:
+            raise UserError(f"resources.gpus: asks for {gpus:g} and this machine has none; write gpus: auto or 0")
+        cores = len(os.sched_getaffinity(0))
+        fit = int(devices / gpus) if gpus > 0 else max(1, int(cores / resources.cpus))
+        return Placement(fit if resources.workers == "auto" else resources.workers, resources.cpus, gpus)
+
+
+@contextmanager
+def ray_session(placement: Placement) -> Iterator[None]:
+    """Start Ray on this machine alone, quietly, or join the cluster that ``RAY_ADDRESS`` names; stop it afterwards."""
+    arguments: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if "RAY_ADDRESS" not in os.environ:
+        arguments |= {"address": "local", "include_dashboard": False, "num_cpus": placement.workers * placement.cpus}
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(**arguments)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class Interrupts:
+    """SIGINT and SIGTERM while Tune runs: the first drains the source, a second SIGINT ends the program at once."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+
+    def __enter__(self) -> Interrupts:
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: object) -> None:
+        if self.asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked.set()
+
+
+def run(
+    make_source: Callable[[], Source],
+    splits: tuple[Split, Split],
+    placement: Placement,
+    interrupts: Interrupts,
+    on_status: Callable[[Mapping[str, Any]], None],
+) -> dict[str, Any]:
+    """Run a source's tasks to the end (or until interrupted) and return its last status.
+
+    ``make_source`` is called in the desk's own process. ``splits`` are train and valid: workers have no other data.
+    """
+    desk = _Desk.options(max_concurrency=1).remote(make_source)  # type: ignore[attr-defined]
+    ray.get(desk.pulse.remote())
+    stop = threading.Event()
+    monitor = threading.Thread(target=_monitor, args=(desk, interrupts, stop, on_status), daemon=True)
+    monitor.start()
+    try:
+        barren = 0
+        while not interrupts.asked.is_set() and ray.get(desk.open.remote()) and barren < BARREN_RESTARTS:
+            before = ray.get(desk.finished.remote())
+            _tune(desk, splits, placement)
+            ray.get(desk.abandon.remote())
+            barren = barren + 1 if ray.get(desk.finished.remote()) == before else 0
+        return dict(ray.get(desk.close.remote()))
+    finally:
+        stop.set()
+        monitor.join(timeout=5)
+        ray.kill(desk)
+
+
+def _tune(desk: Any, splits: tuple[Split, Split], placement: Placement) -> None:
+    """Let Tune work until the source has no more. Whatever ends Tune itself leaves the source untouched."""
+    trainable = tune.with_parameters(_Population, train=splits[0], valid=splits[1], desk=desk)
+    scratch = tempfile.mkdtemp(prefix="mmsa-search-")
+    try:
+        tune.Tuner(
+            tune.with_resources(trainable, {"cpu": placement.cpus, "gpu": placement.gpus}),
+            tune_config=tune.TuneConfig(
+                search_alg=_Searcher(desk),
+                num_samples=-1,
+                max_concurrent_trials=placement.workers,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="populations",
+                storage_path=scratch,
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            ),
+        ).fit()
+    except (ray.exceptions.RayError, tune.TuneError, RuntimeError) as error:
+        logging.getLogger(__name__).warning("Ray Tune ended early and is started again: %s", explain(error))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _monitor(
+    desk: Any, interrupts: Interrupts, stop: threading.Event, on_status: Callable[[Mapping[str, Any]], None]
+) -> None:
+    """Show the status every second, and pass an interrupt on to the source."""
+    drained = False
+    while not stop.wait(1.0):
+        try:
+            if interrupts.asked.is_set() and not drained:
+                ray.get(desk.drain.remote())
+                drained = True
+            on_status(ray.get(desk.pulse.remote()))
+        except ray.exceptions.RayError:
+            return
+
+
+@ray.remote(num_cpus=0)
+class _Desk:
+    """The source in a process of its own, and what is known of the speed."""
+
+    def __init__(self, make_source: Callable[[], Source]) -> None:
+        self.source = make_source()
+        self.tasks: dict[str, Task] = {}
+        self.member_epochs = 0
+        self.done = 0
+        self.draining = False
+        self.started = time.monotonic()
+
+    def next(self) -> str | None:
+        """Return a task's name, WAIT, or None at the end."""
+        task = self.source.next()
+        if task is None or isinstance(task, Wait):
+            return None if task is None else WAIT
+        self.tasks[task.name] = task
+        return task.name
+
+    def task(self, name: str) -> Task:
+        return self.tasks[name]
+
+    def report(self, name: str, epoch: int, values: Mapping[int, float]) -> Reply:
+        self.member_epochs += len(values)
+        return self.source.report(name, epoch, values)
+
+    def finish(self, name: str, result: Result) -> None:
+        self.done += 1
+        self.source.finish(name, result)
+
+    def lost(self, name: str, reason: str) -> None:
+        self.source.lost(name, reason)
+
+    def abandon(self) -> None:
+        self.source.abandon()
+
+    def drain(self) -> None:
+        self.draining = True
+        self.source.drain()
+
+    def open(self) -> bool:
+        """Tell whether the source still has something to hand out."""
+        return self.source.pending()
+
+    def finished(self) -> int:
+        return self.done
+
+    def pulse(self) -> dict[str, Any]:
+        seconds = time.monotonic() - self.started
+        rate = self.member_epochs / seconds if seconds > 0 else 0.0
+        own = {"member_epochs": self.member_epochs, "seconds": seconds, "rate": rate, "draining": self.draining}
+        return {**self.source.status(), "speed": own}
+
+    def close(self) -> dict[str, Any]:
+        status = self.pulse()
+        self.source.close()
+        return status
+
+
+class _Searcher(Searcher):
+    """Gives Tune the source's tasks as trials."""
+
+    def __init__(self, desk: Any) -> None:
+        super().__init__()
+        self.desk = desk
+        self.tasks: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        name = ray.get(self.desk.next.remote())
+        if name is None:
+            return str(Searcher.FINISHED)
+        if name == WAIT:
+            return None
+        self.tasks[trial_id] = name
+        return {"task": name}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if error:
+            ray.get(self.desk.lost.remote(self.tasks[trial_id], "the worker process ended (killed, or out of memory)"))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the source's own storage is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise RuntimeError("not restored: run the study again and it goes on")
+
+
+class _Population(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
+    """One Tune trial: one task, trained in one step. The process and its data serve many tasks."""
+
+    def setup(self, config: dict[str, Any], train: Split, valid: Split, desk: Any) -> None:
+        torch.set_num_threads(1)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.worker = Worker(train, valid, device)
+        self.desk = desk
+        self.name = config["task"]
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.name = new_config["task"]
+        return True
+
+    def step(self) -> dict[str, Any]:
+        task = ray.get(self.desk.task.remote(self.name))
+        result = self.worker.run(task, lambda *news: ray.get(self.desk.report.remote(*news)))
+        ray.get(self.desk.finish.remote(self.name, result))
+        return {"done": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing to save: populations write their own checkpoints."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing to load."""
