@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -188,7 +189,7 @@ def _record(cls: type[T], value: Any, place: str) -> T:
     data = _mapping(value, place)
     known = {f.name: f for f in fields(cls)}
     _check_keys(data, known, place)
-    casts = {k: (_float if isinstance(known[k].default, float) else _positive_int)(v, f"{place}.{k}") for k, v in data.items()}
+    casts = {k: (_not_negative if isinstance(known[k].default, float) else _positive_int)(v, f"{place}.{k}") for k, v in data.items()}
     return cls(**cast(dict[str, Any], casts))
 
 
@@ -208,7 +209,18 @@ def _float(value: Any, place: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         hint = "; YAML reads 1e-3 as text, write 1.0e-3" if isinstance(value, str) else ""
         raise UserError(f"{place}: must be a number, got {value!r}{hint}")
+    if not math.isfinite(value):
+        raise UserError(f"{place}: must be a finite number, got {value}")
     return float(value)
+
+
+def _not_negative(value: Any, place: str) -> float:
+    number = _float(value, place)
+    if number < 0:
+        raise UserError(f"{place}: must be 0 or more, got {number}")
+    if place.endswith(".dropout") and number >= 1:
+        raise UserError(f"{place}: must be below 1, got {number}")
+    return number
 
 
 def _positive_int(value: Any, place: str) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,13 +61,14 @@ def measure(
 ) -> list[Row]:
     """Measure populations of each of ``members`` sizes against the same members trained one after another.
 
-    An epoch is what ``fit`` does in one: training, and predicting the valid split. To bound time it runs on the first 20
-    batches of the training rows (fewer where ``budget_seconds`` is short: a wish, kept to within a factor of about two)
-    and on the same share of the valid rows; rates are scaled to whole epochs. Of the members that are trained alone, at
-    most 4 are: half of them before and half after the population, in every round. ``speedup`` is the median over the
-    rounds of the ratio of the two times (for one member it shows the noise), and ``member_epochs_per_second`` is the
-    median rate alone in the whole run, times ``speedup``. Time is the process's CPU time on a CPU, where neighbours
-    disturb wall time, and wall time elsewhere. Set the number of torch's threads as in training before.
+    An epoch is what ``fit`` does in one: training, and predicting the valid split. To bound time it runs on the first
+    20 batches of the training rows (fewer where ``budget_seconds`` is short: a wish, kept to within a factor of about
+    two) and on the same share of the valid rows; rates are scaled to whole epochs. One after another, 4 members at most
+    stand for all: half of them train before the population and half after it, in every round. ``speedup`` is the median
+    over the rounds of the ratio of the two times per member (for one member it shows the noise), and
+    ``member_epochs_per_second`` is the median rate one after another in the whole run, times ``speedup``. Time is the
+    process's CPU time on a CPU, where neighbours disturb wall time, and wall time elsewhere. Set the number of torch's
+    threads as in training before.
 
     ``peak_bytes`` is the growth of what torch has allocated on the device from before a population is made to the
     highest point of an epoch of two batches and all valid rows, plus what members keep per row of the other batches. It
@@ -172,7 +175,12 @@ class _Sample:
 
     def seconds(self, populations: Sequence[Population], number: int) -> float:
         """Return the time that one epoch of each takes."""
-        return _seconds(self.train.device, lambda: [_epoch(p, number, self.valid) for p in populations])
+
+        def work() -> None:
+            for population in populations:
+                _epoch(population, number, self.valid)
+
+        return _seconds(self.train.device, work)
 
 
 def _pairs(sample: _Sample, singles: Sequence[Population], size: int, rounds: int) -> list[tuple[float, float]]:
@@ -205,7 +213,7 @@ def _epoch(population: Population, number: int, valid: Batch) -> None:
     population.predict(valid).cpu()
 
 
-def _seconds(device: torch.device, work: Callable[[], object]) -> float:
+def _seconds(device: torch.device, work: Callable[[], None]) -> float:
     if device.type == "cpu":
         start = time.process_time()
         work()
@@ -236,15 +244,32 @@ def _peak(device: torch.device) -> Iterator[list[int]]:
         yield result
         result.append(torch.cuda.max_memory_allocated(device) - before)
         return
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    with _quiet():
+        profiler.start()
+    try:
         yield result
+    finally:
+        with _quiet():
+            profiler.stop()
     recorder: Any = profiler.profiler
     events = [e for e in recorder.kineto_results.events() if e.name() == "[memory]"]
-    now = highest = 0
-    for event in sorted(events, key=lambda e: int(e.start_ns())):
-        now += event.nbytes()
-        highest = max(highest, now)
-    result.append(highest)
+    rises = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: int(e.start_ns())))
+    result.append(max(rises, default=0))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Close the process's stderr: torch 2.13's profiler writes a line to it when it starts and when it stops."""
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
 
 
 def _state_bytes(population: Population) -> int:

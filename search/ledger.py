@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import optuna
 import psutil
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mmsa_core.config import fingerprint
@@ -401,10 +402,30 @@ def summary(study: optuna.Study, config: StudyConfig, trials: bool = True) -> di
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
     """Return the complete trial with the best value, or None."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    sign: Callable[[FrozenTrial], float] = lambda t: (  # noqa: E731
-        float(t.value or 0.0) if study.direction == optuna.study.StudyDirection.MINIMIZE else -float(t.value or 0.0)
-    )
-    return min(complete, key=sign, default=None)
+    sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
+    return min(complete, key=lambda t: sign * float(t.value or 0.0), default=None)
+
+
+def baseline_trial(study: optuna.Study) -> FrozenTrial:
+    """Return trial 0, the space's defaults."""
+    return study.get_trials(deepcopy=False)[0]
+
+
+def leaders(study: optuna.Study, count: int) -> list[FrozenTrial]:
+    """Return the best complete trials of distinct configurations, the baseline's left out."""
+    sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    seen = {_mark(baseline_trial(study))}
+    found = []
+    for trial in sorted(complete, key=lambda t: sign * float(t.value or 0.0)):
+        if _mark(trial) not in seen:
+            seen.add(_mark(trial))
+            found.append(trial)
+    return found[:count]
+
+
+def _mark(trial: FrozenTrial) -> str:
+    return str(trial.user_attrs.get(POPULATION, {}).get("fingerprint"))
 
 
 def _by_trial(task: Task, values: Mapping[int, float]) -> dict[int, float]:

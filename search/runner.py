@@ -13,8 +13,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
 import torch
@@ -63,68 +62,81 @@ class Placement:
         return Placement(fit if resources.workers == "auto" else resources.workers, resources.cpus, gpus)
 
 
-@contextmanager
-def ray_session(placement: Placement) -> Iterator[None]:
-    """Start Ray on this machine alone, quietly, or join the cluster that ``RAY_ADDRESS`` names; stop it afterwards."""
-    arguments: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if "RAY_ADDRESS" not in os.environ:
-        arguments |= {"address": "local", "include_dashboard": False, "num_cpus": placement.workers * placement.cpus}
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(**arguments)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+class Engine:
+    """Runs sources on this machine (or the cluster that ``RAY_ADDRESS`` names); starts Ray when there is work, once.
 
+    While it is open, the first SIGINT or SIGTERM drains the source at work, and a second SIGINT ends the program at once.
+    """
 
-class Interrupts:
-    """SIGINT and SIGTERM while Tune runs: the first drains the source, a second SIGINT ends the program at once."""
+    def __init__(self, placement: Placement, on_status: Callable[[Mapping[str, Any]], None]) -> None:
+        self.placement = placement
+        self.on_status = on_status
+        self._asked = threading.Event()
 
-    def __init__(self) -> None:
-        self.asked = threading.Event()
+    @property
+    def interrupted(self) -> bool:
+        """Tell whether a signal asked to stop."""
+        return self._asked.is_set()
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> Engine:
         self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if ray.is_initialized():
+            ray.shutdown()
+
+    def run(self, make_source: Callable[[], Source], splits: tuple[Split, Split]) -> dict[str, Any]:
+        """Run a source's tasks to the end (or until interrupted) and return its last status.
+
+        ``make_source`` is called in the desk's own process. ``splits`` are train and valid: workers have no other data.
+        """
+        if not ray.is_initialized():
+            _start_ray(self.placement)
+        desk = _Desk.remote(make_source)  # type: ignore[attr-defined]
+        ray.get(desk.pulse.remote())
+        over = threading.Event()
+        monitor = threading.Thread(target=self._monitor, args=(desk, over), daemon=True)
+        monitor.start()
+        try:
+            barren = 0
+            while not self.interrupted and barren < BARREN_RESTARTS and ray.get(desk.open.remote()):
+                before = ray.get(desk.finished.remote())
+                _tune(desk, splits, self.placement)
+                ray.get(desk.abandon.remote())
+                barren = barren + 1 if ray.get(desk.finished.remote()) == before else 0
+            return dict(ray.get(desk.close.remote()))
+        finally:
+            over.set()
+            monitor.join(timeout=5)
+            ray.kill(desk)
 
     def _handle(self, number: int, _: object) -> None:
-        if self.asked.is_set() and number == signal.SIGINT:
+        if self.interrupted and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked.set()
+        self._asked.set()
+
+    def _monitor(self, desk: Any, over: threading.Event) -> None:
+        """Show the status every second, and pass an interrupt on to the source."""
+        drained = False
+        while not over.wait(1.0):
+            try:
+                if self.interrupted and not drained:
+                    ray.get(desk.drain.remote())
+                    drained = True
+                self.on_status(ray.get(desk.pulse.remote()))
+            except ray.exceptions.RayError:
+                return
 
 
-def run(
-    make_source: Callable[[], Source],
-    splits: tuple[Split, Split],
-    placement: Placement,
-    interrupts: Interrupts,
-    on_status: Callable[[Mapping[str, Any]], None],
-) -> dict[str, Any]:
-    """Run a source's tasks to the end (or until interrupted) and return its last status.
-
-    ``make_source`` is called in the desk's own process. ``splits`` are train and valid: workers have no other data.
-    """
-    desk = _Desk.options(max_concurrency=1).remote(make_source)  # type: ignore[attr-defined]
-    ray.get(desk.pulse.remote())
-    stop = threading.Event()
-    monitor = threading.Thread(target=_monitor, args=(desk, interrupts, stop, on_status), daemon=True)
-    monitor.start()
-    try:
-        barren = 0
-        while not interrupts.asked.is_set() and ray.get(desk.open.remote()) and barren < BARREN_RESTARTS:
-            before = ray.get(desk.finished.remote())
-            _tune(desk, splits, placement)
-            ray.get(desk.abandon.remote())
-            barren = barren + 1 if ray.get(desk.finished.remote()) == before else 0
-        return dict(ray.get(desk.close.remote()))
-    finally:
-        stop.set()
-        monitor.join(timeout=5)
-        ray.kill(desk)
+def _start_ray(placement: Placement) -> None:
+    arguments: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if "RAY_ADDRESS" not in os.environ:
+        arguments |= {"address": "local", "include_dashboard": False, "num_cpus": placement.workers * placement.cpus}
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(**arguments)
 
 
 def _tune(desk: Any, splits: tuple[Split, Split], placement: Placement) -> None:
@@ -151,21 +163,6 @@ def _tune(desk: Any, splits: tuple[Split, Split], placement: Placement) -> None:
         logging.getLogger(__name__).warning("Ray Tune ended early and is started again: %s", explain(error))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _monitor(
-    desk: Any, interrupts: Interrupts, stop: threading.Event, on_status: Callable[[Mapping[str, Any]], None]
-) -> None:
-    """Show the status every second, and pass an interrupt on to the source."""
-    drained = False
-    while not stop.wait(1.0):
-        try:
-            if interrupts.asked.is_set() and not drained:
-                ray.get(desk.drain.remote())
-                drained = True
-            on_status(ray.get(desk.pulse.remote()))
-        except ray.exceptions.RayError:
-            return
 
 
 @ray.remote(num_cpus=0)

@@ -118,6 +118,16 @@ class Space:
 
         return build(self.root, pick), params
 
+    def arms(self) -> Iterator[dict[str, Any]]:
+        """Yield the baseline with every option of every choice in turn, what belongs to an arm at its defaults."""
+        leaves = self.leaves()
+        defaults = {path: leaf.default for path, leaf in leaves.items()}
+        for path, leaf in leaves.items():
+            if isinstance(leaf, Arms | Values):
+                parents = {p: path[len(p) + 1 :].split(".")[0] for p, at in leaves.items() if isinstance(at, Arms) and path.startswith(f"{p}.")}
+                for option in options(leaf):
+                    yield self.config({**defaults, **parents, path: option})
+
     def random(self, n: int, seed: int) -> list[dict[str, Any]]:
         """Return ``n`` configurations drawn uniformly (log-uniformly for log ranges)."""
         draws = random.Random(seed)

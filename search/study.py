@@ -100,7 +100,7 @@ class SeedsConfig(_Part):
     """Seeds per trial, fresh seeds to confirm each of the ``leaders`` with, and the number all seeds start from."""
 
     search: Positive = 1
-    confirm: Annotated[int, Field(ge=0)] = 20
+    confirm: Positive = 20
     leaders: Positive = 3
     base: Annotated[int, Field(ge=0)] = 0
 

@@ -1,0 +1,225 @@
+"""The model folder: configuration, weights, metrics, provenance and card; and working with one that was exported."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from mmsa_core.atomic import replacing, write_text
+from mmsa_core.config import MemberConfig
+from mmsa_core.data.dataset import open_dataset
+from mmsa_core.data.scaler import Scaler
+from mmsa_core.data.split import Split
+from mmsa_core.errors import UserError
+from mmsa_core.loader import SplitTensors, widths
+from mmsa_core.model import Member, complete
+from mmsa_core.population import MemberSpec
+from mmsa_core.predict import predict
+from mmsa_core.train import Objective, fit
+from search.confirm import Candidate, estimates, load, metric_rows
+from search.run_folder import environment
+from search.yaml_io import read_yaml, write_yaml
+
+if TYPE_CHECKING:
+    from search.pipeline import Opened
+
+
+@dataclass(frozen=True)
+class Model:
+    """An exported model: one configuration, the states of its members (leading axis), and how its inputs are scaled."""
+
+    config: MemberConfig
+    states: dict[str, Tensor]
+    scaler: Scaler
+    provenance: dict[str, Any]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self.config.modalities
+
+    def predict(self, split: Split) -> NDArray[np.float32]:
+        """Return predictions [member, row] for an unscaled split."""
+        return predict(self.config, self.states, self.scaler.apply(split))
+
+
+def build_check(config: MemberConfig, train: SplitTensors) -> None:
+    """Build a member without training it.
+
+    Raises:
+        UserError: the configuration cannot be built for this data.
+    """
+    batch = train.batch(config)
+    Member(config, widths(batch, config), train.table(config))
+
+
+def write_model(opened: Opened, record: Mapping[str, Any]) -> Path:
+    """Write ``best/``: the winner's confirmed members with everything needed to use and to re-train them."""
+    folder = opened.folder.path / "best"
+    winner = next(c for c in record["candidates"] if c["trial"] == record["winner"])
+    base = next(c for c in record["candidates"] if c["trial"] == record["baseline"])
+    candidate = Candidate("winner", _as_sampled(opened, record["winner"]))
+    members = load(opened.folder.path / "confirm", candidate, record["seeds"])
+    provenance = {
+        **opened.folder.facts(),
+        "study": opened.config.study,
+        "trial": record["winner"],
+        "seeds": members.seeds,
+        "best_epochs": members.best_epochs,
+        "metric": record["metric"],
+        "convention": record["convention"],
+        "nonfinite": opened.config.data.nonfinite,
+    }
+    metrics = {
+        "valid": winner["valid"],
+        "test": record["test"]["winner"],
+        "baseline": {"valid": base["valid"], "test": record["test"]["baseline"]},
+        "difference": {"valid": winner["difference"], "test": record["test"]["difference"]},
+        "test_openings": record["test_openings"],
+    }
+    _write(folder, members.config, members.states, opened.scaler, metrics, provenance)
+    return folder
+
+
+def read_model(folder: Path) -> Model:
+    """Read a model folder.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    for name in ("config.yaml", "model.safetensors", "provenance.json"):
+        if not (folder / name).exists():
+            raise UserError(f"{folder}: no model is here ({name} is missing); give a folder that export or train made")
+    try:
+        with safe_open(folder / "model.safetensors", "np") as file:
+            tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 (not a mapping)
+        provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise UserError(f"{folder}: the model is damaged ({error}); export it again") from None
+    config = complete(MemberConfig.from_dict(read_yaml(folder / "config.yaml"), str(folder / "config.yaml")))
+    states = {n.removeprefix("model."): torch.from_numpy(t) for n, t in tensors.items() if n.startswith("model.")}
+    scaler = Scaler.from_dict({n.removeprefix("scaler."): t for n, t in tensors.items() if n.startswith("scaler.")})
+    return Model(config, states, scaler, provenance)
+
+
+def train_model(
+    config: MemberConfig, data: str, seeds: Sequence[int], objective: Objective, nonfinite: str, out: Path
+) -> dict[str, Any]:
+    """Train a configuration with several seeds as one population, write its model folder and return its metrics."""
+    dataset = open_dataset(data, config.modalities, nonfinite)  # type: ignore[arg-type]  # checked by it
+    train, valid = dataset.split("train"), dataset.split("valid")
+    scaler = Scaler.fit(train)
+    config = complete(config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tensors = SplitTensors(scaler.apply(train), device), SplitTensors(scaler.apply(valid), device)
+    build_check(config, SplitTensors(scaler.apply(train), torch.device("cpu")))
+    done = fit([MemberSpec(config, s) for s in seeds], *tensors, objective=objective)
+    whole = [(s, r) for s, r in zip(seeds, done.runs, strict=True) if r.failure is None]
+    if not whole:
+        raise UserError(f"training failed with every seed; the first: {done.runs[0].failure}; try a smaller optimizer.lr")
+    predictions = np.stack([r.predictions for _, r in whole if r.predictions is not None])
+    states = [r.state for _, r in whole if r.state is not None]
+    metrics = {"valid": estimates(metric_rows(predictions, valid.labels, objective.convention))}
+    provenance = {
+        **environment(),
+        "data_path": data,
+        "data_fingerprint": dataset.fingerprint(),
+        "seeds": [s for s, _ in whole],
+        "best_epochs": [r.best_epoch for _, r in whole],
+        "metric": objective.metric,
+        "convention": objective.convention,
+        "nonfinite": nonfinite,
+        "device": str(device),
+    }
+    stacked = {n: np.stack([s[n].numpy() for s in states]) for n in states[0]}
+    _write(out, config.to_dict(), stacked, scaler, metrics, provenance)
+    return metrics
+
+
+def verify(folder: Path, data: str | None, limit: int | None) -> dict[str, Any]:
+    """Train an exported model again, with its own seeds, and compare the valid metric seed by seed with the recorded one.
+
+    Raises:
+        UserError: the data is not what the model was trained on.
+    """
+    model = read_model(folder)
+    facts = model.provenance
+    dataset = open_dataset(data or facts["data_path"], model.modalities, facts["nonfinite"])
+    if dataset.fingerprint() != facts["data_fingerprint"]:
+        raise UserError(f"{dataset.path}: is not the data this model was trained on; give that file with --data")
+    train, valid = (model.scaler.apply(dataset.split(name)) for name in ("train", "valid"))  # type: ignore[arg-type]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    seeds = facts["seeds"][:limit]
+    objective = Objective(facts["metric"], facts["convention"])
+    members = [MemberSpec(model.config, s) for s in seeds]
+    again = fit(members, SplitTensors(train, device), SplitTensors(valid, device), objective=objective)
+    states = {n: s[: len(seeds)] for n, s in model.states.items()}
+    recorded = metric_rows(predict(model.config, states, valid), valid.labels, facts["convention"])[facts["metric"]]
+    now = [run.value for run in again.runs]
+    gap = max(abs(a - b) for a, b in zip(recorded, now, strict=True))
+    return {
+        "metric": facts["metric"],
+        "seeds": seeds,
+        "recorded": recorded,
+        "again": now,
+        "largest_difference": gap,
+        "reproduced": gap < 1e-3,
+    }
+
+
+def _write(
+    folder: Path,
+    config: Mapping[str, Any],
+    states: Mapping[str, NDArray[Any]],
+    scaler: Scaler,
+    metrics: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_yaml(folder / "config.yaml", dict(config))
+    tensors = {f"model.{n}": np.ascontiguousarray(t) for n, t in states.items()}
+    tensors |= {f"scaler.{n}": np.ascontiguousarray(t) for n, t in scaler.to_dict().items()}
+    with replacing(folder / "model.safetensors") as temporary:
+        save_file(tensors, temporary)
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_text(folder / "provenance.json", json.dumps(provenance, indent=2) + "\n")
+    write_text(folder / "README.md", _card(metrics, provenance))
+
+
+def _card(metrics: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+    """Return the model card: what it is, how good, how made, how to use."""
+    splits = [s for s in ("valid", "test") if s in metrics]
+    names = list(metrics["valid"])
+    rows = [f"| {n} | " + " | ".join(_cell(metrics[s][n]) for s in splits) + " |" for n in names]
+    table = "\n".join([f"| metric | {' | '.join(splits)} |", "|---|" + "---|" * len(splits), *rows])
+    text = (importlib.resources.files("search") / "report" / "card.md").read_text(encoding="utf-8")
+    return text.format(
+        table=table,
+        members=len(provenance["seeds"]),
+        study=provenance.get("study", "a single training run"),
+        openings=metrics.get("test_openings", 0),
+        fingerprint=provenance["data_fingerprint"],
+        commit=provenance.get("commit") or "unknown",
+        device=provenance["device"],
+    )
+
+
+def _cell(estimate: Mapping[str, float]) -> str:
+    return f"{estimate['mean']:.4f} ± {estimate['std']:.4f}"
+
+
+def _as_sampled(opened: Opened, number: int) -> dict[str, Any]:
+    from search.ledger import open_study
+
+    trial = open_study(opened.config, opened.folder).get_trials(deepcopy=False)[number]
+    return {**opened.space.config(trial.params), **opened.extra}

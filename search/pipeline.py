@@ -1,0 +1,214 @@
+"""A study from start to end: search, confirm, explain, report, export. Each stage goes on where it stopped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+
+from mmsa_core.config import MemberConfig
+from mmsa_core.data.dataset import Dataset, open_dataset
+from mmsa_core.data.describe import describe
+from mmsa_core.data.scaler import Scaler
+from mmsa_core.data.split import Split
+from mmsa_core.errors import UserError
+from mmsa_core.loader import SplitTensors
+from mmsa_core.model import complete
+from search import confirm, explain, export
+from search.bench import population_size
+from search.ledger import Ledger, baseline_trial, best_trial, leaders, open_study, summary
+from search.report.build import write_report
+from search.run_folder import RunFolder
+from search.runner import Engine, Placement
+from search.space import Space
+from search.study import StudyConfig
+
+OnStatus = Callable[[Mapping[str, Any]], None]
+
+
+class NothingFinishedError(Exception):
+    """No trial of the study is complete."""
+
+
+class InterruptedStudyError(Exception):
+    """The study was stopped before its end; running it again goes on."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A study ready to work on: its settings with everything ``auto`` decided, its data without the test split."""
+
+    config: StudyConfig
+    space: Space
+    folder: RunFolder
+    data: Dataset
+    scaler: Scaler
+    train: Split
+    valid: Split
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What every configuration of the space gets besides: the epochs of the last rung."""
+        return {"epochs": self.config.rungs.epochs[-1]}
+
+    def size(self) -> int:
+        """Return the members of a population, measured on this machine where the study says ``auto``."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.set_num_threads(1)
+        baseline = complete(MemberConfig.from_dict({**self.space.baseline()[0], **self.extra}))
+        tensors = SplitTensors(self.train, device), SplitTensors(self.valid, device)
+        return population_size(self.config.population, baseline, *tensors, trials=self.config.budget.trials)
+
+    def test(self) -> Split:
+        """Return the scaled test split: only confirmation's last step and ``evaluate`` may call this."""
+        return self.scaler.apply(self.data.split("test"))
+
+
+def open_new(config: StudyConfig, source: Path, out: Path) -> Opened:
+    """Check a study against its data, and start or take up its run folder.
+
+    Raises:
+        UserError: anything that would stop the study later: data, space, plug-ins, folder.
+    """
+    if config.data.path is None:
+        raise UserError(f"{source}: data.path is missing; write it there or give --data PATH")
+    folder = RunFolder(out)
+    opened = _open(config, folder)
+    check_space(opened)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    facts = {"data_fingerprint": opened.data.fingerprint(), "data_path": config.data.path, "device": device}
+    folder.start(opened.config, source, facts)
+    return opened
+
+
+def open_run(path: Path) -> Opened:
+    """Open a run folder to do one stage again.
+
+    Raises:
+        UserError: this is no run folder, or its data has changed.
+    """
+    folder = RunFolder(path)
+    opened = _open(folder.config(), folder)
+    fingerprint = opened.data.fingerprint()
+    if folder.facts()["data_fingerprint"] != fingerprint:
+        raise UserError(f"{opened.data.path}: the data has changed since the run (fingerprint now {fingerprint})")
+    return opened
+
+
+def check_space(opened: Opened) -> None:
+    """Build every arm of the space once, so that a plug-in or parameter that does not exist is found before training.
+
+    Raises:
+        UserError: the first configuration that cannot be built.
+    """
+    tensors = SplitTensors(opened.train, torch.device("cpu"))
+    for config in opened.space.arms():
+        export.build_check(complete(MemberConfig.from_dict({**config, **opened.extra}, opened.space.source)), tensors)
+
+
+def run(opened: Opened, deterministic: bool, on_status: OnStatus) -> dict[str, Any]:
+    """Run all stages and return the confirmation's record.
+
+    Raises:
+        InterruptedStudyError: stopped by a signal; nothing is lost.
+        NothingFinishedError: no trial is complete.
+    """
+    with Engine(Placement.of(opened.config.resources), on_status) as engine:
+        size = opened.size()
+        message = search(opened, engine, size, deterministic)
+        record = confirm_stage(opened, engine, size)
+        explain_stage(opened, engine, size, record)
+    export.write_model(opened, record)
+    write_report(opened.folder.path)
+    return {**record, "message": message}
+
+
+def search(opened: Opened, engine: Engine, size: int, deterministic: bool) -> str:
+    """Spend what is left of the study's budget."""
+    config = opened.config
+    study = open_study(config, opened.folder)
+    message = ""
+    if summary(study, config, trials=False)["state"] != "finished":
+        make = partial(Ledger, config, opened.space, opened.folder, size, deterministic)
+        status = engine.run(make, (opened.train, opened.valid))
+        message = str(status["message"])
+    if best_trial(study) is None and not engine.interrupted:
+        reasons = [t["reason"] for t in summary(study, config)["trials"] if t["reason"]]
+        raise NothingFinishedError(f"no trial finished{'; the first reason: ' + reasons[0] if reasons else ''}")
+    _stop_if_interrupted(engine)
+    return message
+
+
+def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
+    """Train leaders and baseline on fresh seeds, choose the winner, and open the test split for it if it is new."""
+    config, folder = opened.config, opened.folder.path / "confirm"
+    study = open_study(config, opened.folder)
+    first = baseline_trial(study)
+    numbers = {t.number: _candidate(opened, t) for t in [first, *leaders(study, config.seeds.leaders)]}
+    train_candidates(opened, engine, size, list(numbers.values()), "confirm")
+    pairs = list(numbers.items())
+    record = confirm.judge(config, pairs[1:], pairs[0], folder, opened.valid)
+    known = confirm.read_record(folder)
+    same = known is not None and all(known[k] == record[k] for k in ("winner", "seeds", "baseline", "candidates"))
+    if known is not None and same:
+        record = known
+    else:
+        confirm.open_test(record, numbers, study, folder, opened.test(), "confirm")
+        confirm.write_record(folder, record)
+    return record
+
+
+def explain_stage(opened: Opened, engine: Engine, size: int, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure what each module of the winner does, with the confirmation's seeds."""
+    folder = opened.folder.path / "confirm"
+    study = open_study(opened.config, opened.folder)
+    best = study.get_trials(deepcopy=False)[record["winner"]]
+    switches = explain.switches(opened.space, best.params, opened.extra)
+    train_candidates(opened, engine, size, [s.candidate for s in switches], "explain")
+    table = explain.effects(opened.config, _candidate(opened, best), switches, folder, opened.valid)
+    explanation = {"importance": explain.importances(study), "effects": table}
+    explain.write_explanation(folder, explanation)
+    return explanation
+
+
+def train_candidates(
+    opened: Opened, engine: Engine, size: int, candidates: list[confirm.Candidate], label: str
+) -> None:
+    """Train every candidate on the confirmation's seeds; what is filed already is not trained again."""
+    seeds = confirm.confirm_seeds(opened.config)
+    parts = math.ceil(len(seeds) / size)
+    even = math.ceil(len(seeds) / parts)
+    folder = opened.folder.path / "confirm"
+    make = partial(confirm.ConfirmPlan, candidates, seeds, folder, even, opened.config, label)
+    if make().pending():
+        engine.run(make, (opened.train, opened.valid))
+    _stop_if_interrupted(engine)
+
+
+def _open(config: StudyConfig, folder: RunFolder) -> Opened:
+    assert config.data.path is not None
+    data = open_dataset(config.data.path, config.data.modalities, config.data.nonfinite)
+    data.check()
+    train, valid = data.split("train"), data.split("valid")
+    scaler = Scaler.fit(train)
+    update: dict[str, Any] = {"data": config.data.model_copy(update={"modalities": data.modalities})}
+    if config.objective.convention == "auto":
+        guess = describe(data)["convention"]
+        update["objective"] = config.objective.model_copy(update={"convention": guess})
+    config = config.model_copy(update=update)
+    return Opened(config, config.search_space(), folder, data, scaler, scaler.apply(train), scaler.apply(valid))
+
+
+def _candidate(opened: Opened, trial: optuna.trial.FrozenTrial) -> confirm.Candidate:
+    return confirm.Candidate(f"trial {trial.number}", {**opened.space.config(trial.params), **opened.extra})
+
+
+def _stop_if_interrupted(engine: Engine) -> None:
+    if engine.interrupted:
+        raise InterruptedStudyError
