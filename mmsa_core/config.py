@@ -189,8 +189,8 @@ def _record(cls: type[T], value: Any, place: str) -> T:
     data = _mapping(value, place)
     known = {f.name: f for f in fields(cls)}
     _check_keys(data, known, place)
-    casts = {k: (_not_negative if isinstance(known[k].default, float) else _positive_int)(v, f"{place}.{k}") for k, v in data.items()}
-    return cls(**cast(dict[str, Any], casts))
+    read = {k: _not_negative if isinstance(f.default, float) else _positive_int for k, f in known.items()}
+    return cls(**cast(dict[str, Any], {k: read[k](v, f"{place}.{k}") for k, v in data.items()}))
 
 
 def _check_keys(data: Mapping[str, Any], known: Any, place: str) -> None:
@@ -218,8 +218,6 @@ def _not_negative(value: Any, place: str) -> float:
     number = _float(value, place)
     if number < 0:
         raise UserError(f"{place}: must be 0 or more, got {number}")
-    if place.endswith(".dropout") and number >= 1:
-        raise UserError(f"{place}: must be below 1, got {number}")
     return number
 
 

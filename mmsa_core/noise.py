@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mmsa_core.errors import UserError
 from mmsa_core.plugin import hyper
 
 
@@ -34,6 +35,8 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= p < 1:
+            raise UserError(f"dropout: must be 0 or more and below 1, got {p}")
         self.p = hyper(p)
         self.key = nn.Buffer(torch.zeros((), dtype=torch.int32), persistent=False)
         self.salt = 0

@@ -198,8 +198,7 @@ def open_test(
     record: dict[str, Any], candidates: Mapping[int, Candidate], study: optuna.Study, folder: Path, test: Split, by: str
 ) -> None:
     """Evaluate the winner and the baseline on the test split, once, and count the opening in the study."""
-    openings = [*study.user_attrs.get(OPENINGS, []), {"time": datetime.now(UTC).isoformat(timespec="seconds"), "by": by}]
-    study.set_user_attr(OPENINGS, openings)
+    openings = record_opening(study, by)
     metric, convention, found = record["metric"], record["convention"], {}
     for role in ("winner", "baseline"):
         members = load(folder, candidates[record[role]], record["seeds"])
@@ -212,7 +211,15 @@ def open_test(
     pick = {role: [rows[metric][seeds.index(s)] for s in common] for role, (seeds, rows) in found.items()}
     record["test"] = {role: estimates(rows) for role, (_, rows) in found.items()}
     record["test"]["difference"] = paired(pick["winner"], pick["baseline"]).to_dict()
-    record["test_openings"] = len(openings)
+    record["test_openings"] = openings
+
+
+def record_opening(study: optuna.Study, by: str) -> int:
+    """Write an opening of the test split into the study, before it happens; return how many there were."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    openings = [*study.user_attrs.get(OPENINGS, []), {"time": now, "by": by}]
+    study.set_user_attr(OPENINGS, openings)
+    return len(openings)
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

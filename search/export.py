@@ -27,8 +27,9 @@ from mmsa_core.model import Member, complete
 from mmsa_core.population import MemberSpec
 from mmsa_core.predict import predict
 from mmsa_core.train import Objective, fit
-from search.confirm import Candidate, estimates, load, metric_rows
-from search.run_folder import environment
+from search.confirm import Candidate, estimates, load, metric_rows, record_opening
+from search.ledger import open_study
+from search.run_folder import RunFolder, environment
 from search.yaml_io import read_yaml, write_yaml
 
 if TYPE_CHECKING:
@@ -218,8 +219,11 @@ def _cell(estimate: Mapping[str, float]) -> str:
     return f"{estimate['mean']:.4f} ± {estimate['std']:.4f}"
 
 
-def _as_sampled(opened: Opened, number: int) -> dict[str, Any]:
-    from search.ledger import open_study
+def count_opening(folder: RunFolder, by: str) -> int:
+    """Count an opening of the test split in the run's study; return how many there were."""
+    return record_opening(open_study(folder.config(), folder), by)
 
+
+def _as_sampled(opened: Opened, number: int) -> dict[str, Any]:
     trial = open_study(opened.config, opened.folder).get_trials(deepcopy=False)[number]
     return {**opened.space.config(trial.params), **opened.extra}

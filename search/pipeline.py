@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,8 +70,8 @@ class Opened:
         return self.scaler.apply(self.data.split("test"))
 
 
-def open_new(config: StudyConfig, source: Path, out: Path) -> Opened:
-    """Check a study against its data, and start or take up its run folder.
+def open_new(config: StudyConfig, source: Path, out: Path, dry: bool = False) -> Opened:
+    """Check a study against its data, and (unless ``dry``) start or take up its run folder.
 
     Raises:
         UserError: anything that would stop the study later: data, space, plug-ins, folder.
@@ -81,20 +81,22 @@ def open_new(config: StudyConfig, source: Path, out: Path) -> Opened:
     folder = RunFolder(out)
     opened = _open(config, folder)
     check_space(opened)
+    if dry:
+        return opened
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     facts = {"data_fingerprint": opened.data.fingerprint(), "data_path": config.data.path, "device": device}
     folder.start(opened.config, source, facts)
     return opened
 
 
-def open_run(path: Path) -> Opened:
-    """Open a run folder to do one stage again.
+def open_run(path: Path, overrides: Sequence[str] = ()) -> Opened:
+    """Open a run folder to do its later stages again, with other settings.
 
     Raises:
         UserError: this is no run folder, or its data has changed.
     """
     folder = RunFolder(path)
-    opened = _open(folder.config(), folder)
+    opened = _open(folder.config(overrides), folder)
     fingerprint = opened.data.fingerprint()
     if folder.facts()["data_fingerprint"] != fingerprint:
         raise UserError(f"{opened.data.path}: the data has changed since the run (fingerprint now {fingerprint})")
@@ -122,11 +124,22 @@ def run(opened: Opened, deterministic: bool, on_status: OnStatus) -> dict[str, A
     with Engine(Placement.of(opened.config.resources), on_status) as engine:
         size = opened.size()
         message = search(opened, engine, size, deterministic)
-        record = confirm_stage(opened, engine, size)
-        explain_stage(opened, engine, size, record)
+        record = _confirm_and_explain(opened, engine, size)
+    return {**record, "message": message}
+
+
+def after_search(opened: Opened, on_status: OnStatus) -> dict[str, Any]:
+    """Do all that comes after the search again; what is trained already is not trained again."""
+    with Engine(Placement.of(opened.config.resources), on_status) as engine:
+        return _confirm_and_explain(opened, engine, opened.size())
+
+
+def _confirm_and_explain(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
+    record = confirm_stage(opened, engine, size)
+    explain_stage(opened, engine, size, record)
     export.write_model(opened, record)
     write_report(opened.folder.path)
-    return {**record, "message": message}
+    return record
 
 
 def search(opened: Opened, engine: Engine, size: int, deterministic: bool) -> str:

@@ -59,15 +59,33 @@ class RunFolder:
                 f"{self.path}: cannot write the run folder: {error.strerror}; free space, change permissions, or give --out"
             ) from None
 
-    def config(self) -> StudyConfig:
-        """Return the study as it was resolved.
+    def config(self, overrides: Sequence[str] = ()) -> StudyConfig:
+        """Return the study as it was resolved, with ``key=value`` changes.
 
         Raises:
             UserError: this is no run folder.
         """
         if not (self.path / "resolved.yaml").exists():
             raise UserError(f"{self.path}: no run folder is here (resolved.yaml is missing); give the folder that run made")
-        return StudyConfig.check(read_yaml(self.path / "resolved.yaml"), str(self.path / "resolved.yaml"))
+        return StudyConfig.load(self.path / "resolved.yaml", overrides)
+
+    def driver(self) -> int | None:
+        """Return the process that is at work here, or None."""
+        if not (self.path / ".lock").exists():
+            raise UserError(f"{self.path}: no run folder is here; give the folder that run made")
+        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                return int(file.read())
+        return None
+
+    def best_params(self, number: int) -> dict[str, Any]:
+        """Return a trial's parameters as its study knows them."""
+        from search.ledger import open_study
+
+        return dict(open_study(self.config(), self).get_trials(deepcopy=False)[number].params)
 
     def facts(self) -> dict[str, Any]:
         """Return ``lock.json``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.resources
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,12 +17,14 @@ from mmsa_core import config as core
 from mmsa_core.errors import UserError, nearest
 from search.grammar import LEAVES, parse_group
 from search.nodes import (
+    Arms,
     FloatRange,
     Group,
     IntRange,
     Leaf,
     Place,
     Scalar,
+    Values,
     build,
     canonical,
     draw,

@@ -58,7 +58,7 @@ def test_pair_settings_are_told_from_the_plug_ins() -> None:
         ({"optimizer": {"clip": -1.0}}, "config.optimizer.clip: must be 0 or more, got -1.0"),
         ({"optimizer": 3}, "config.optimizer: must be a mapping, got 3"),
         ({"heads": {"dim": 8.0}}, "config.heads.dim: must be a whole number of at least 1, got 8.0"),
-        ({"heads": {"dropout": 1}}, "config.heads.dropout: must be below 1, got 1.0"),
+        ({"heads": {"dropout": -0.1}}, "config.heads.dropout: must be 0 or more, got -0.1"),
         ({"heads": {"dropuot": 0.1}}, "config.heads: unknown key 'dropuot'; did you mean 'dropout'"),
         ({"width": True}, "config.width: must be a whole number of at least 1, got True"),
         ({"width": 0}, "config.width: must be a whole number of at least 1, got 0"),

@@ -106,8 +106,8 @@ def test_peak_is_what_torch_allocated_at_most() -> None:
             a = torch.ones(250_000)
             b = a + 1
             del a, b
-    # Two tensors of 1 MB lived at the same time, though six were made.
-    assert peak == [2_000_000]
+    # Two tensors of 1 MB lived at the same time, though six were made; scalars take a few bytes.
+    assert 2_000_000 <= peak[0] < 2_001_000
 
 
 def test_peak_counts_what_a_member_keeps_per_training_row(data: Data) -> None:

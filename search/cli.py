@@ -1,0 +1,304 @@
+"""The command line: one function a verb, no logic."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmsa_core.errors import UserError
+
+if TYPE_CHECKING:
+    from search.pipeline import Opened
+
+# Ray's and torch's threads and allocator read these once, at start: see reports/benchmarks/.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "100000000000")
+os.environ.setdefault("MALLOC_TOP_PAD_", "67108864")
+
+EXIT_MISTAKE, EXIT_NOTHING, EXIT_INTERRUPTED = 2, 3, 130
+
+app = typer.Typer(
+    help="Find the best combination of multimodal-sentiment modules, confirm it on fresh seeds, explain and export it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Convert and describe data files.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Data = Annotated[str | None, typer.Option("--data", help="The data file (.npz or MMSA .pkl).")]
+Run = Annotated[Path, typer.Argument(help="The run folder, e.g. runs/mosi-modules.", metavar="RUN")]
+Model = Annotated[Path, typer.Argument(help="A model folder, e.g. runs/mosi-modules/best.", metavar="MODEL")]
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="The study file.", metavar="STUDY.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, e.g. budget.trials=50.", metavar="KEY=VALUE")] = None,
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/<study> by default.")] = None,
+    deterministic: Annotated[
+        bool, typer.Option(help="Ask in fixed groups: the same trials on any number of workers.")
+    ] = False,
+    check: Annotated[bool, typer.Option(help="Check everything, train nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search, confirm, explain, report and export; run again to go on where it stopped."""
+    from search import pipeline
+    from search.progress import Progress
+    from search.study import StudyConfig
+
+    config = StudyConfig.load(study, overrides or [], data)
+    opened = pipeline.open_new(config, study, out or Path("runs") / config.study, dry=check)
+    if check:
+        count = opened.space.count()
+        _say(f"{study}: sound; {count.structures:,} structures, {count.continuous} further parameters", as_json, asdict(count))
+        return
+    with Progress(config.study, as_json) as progress:
+        record = pipeline.run(opened, deterministic, progress)
+    _finish(opened, record, as_json)
+
+
+@app.command()
+def status(run: Run, watch: Annotated[bool, typer.Option(help="Show it again every 2 seconds.")] = False, as_json: Json = False) -> None:
+    """Show how far a study is."""
+    from search import show
+
+    show.status(run, watch, as_json)
+
+
+@app.command()
+def stop(run: Run) -> None:
+    """Ask the driver of a run to save and stop; `run` goes on later."""
+    from search.run_folder import RunFolder
+
+    pid = RunFolder(run).driver()
+    if pid is None:
+        raise UserError(f"{run}: nobody is at work here")
+    os.kill(pid, signal.SIGINT)
+    typer.echo(f"asked process {pid} to save and stop")
+
+
+@app.command()
+def space(
+    name: Annotated[str, typer.Argument(help="A shipped space (quick, paper, modules) or a file.", metavar="SPACE")],
+    sample: Annotated[int, typer.Option(help="Show this many random configurations.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of the samples.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Check a space, count it and show samples."""
+    from search import show
+
+    show.space(name, sample, seed, as_json)
+
+
+@app.command()
+def modules(as_json: Json = False) -> None:
+    """List every plug-in with its meaning, source and parameters."""
+    from search import show
+
+    show.modules(as_json)
+
+
+@app.command()
+def confirm(run: Run, overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE")] = None, as_json: Json = False) -> None:
+    """Confirm the leaders again, e.g. with seeds.confirm=40, and explain, report and export what that gives."""
+    _stages(run, overrides, as_json)
+
+
+@app.command()
+def explain(run: Run, as_json: Json = False) -> None:
+    """Measure again what each module of the winner does."""
+    _stages(run, None, as_json)
+
+
+@app.command()
+def report(run: Run, as_json: Json = False) -> None:
+    """Write the report again."""
+    from search.report.build import write_report
+
+    path = write_report(run)
+    _say(f"report: {path}", as_json, {"report": str(path)})
+
+
+@app.command()
+def export(run: Run, as_json: Json = False) -> None:
+    """Write the model folder again."""
+    from search import confirm as confirmed
+    from search import export as exporting
+    from search import pipeline
+
+    record = confirmed.read_record(run / "confirm")
+    if record is None:
+        raise UserError(f"{run}: nothing is confirmed yet; run or confirm first")
+    path = exporting.write_model(pipeline.open_run(run), record)
+    _say(f"model: {path}", as_json, {"model": str(path)})
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A configuration, e.g. a trial's config.yaml.", metavar="CONFIG.yaml")],
+    data: Annotated[str, typer.Option("--data", help="The data file.")],
+    seeds: Annotated[int, typer.Option(help="Train with seeds 0 to N-1, together.")] = 1,
+    metric: Annotated[str, typer.Option(help="What selects the best epoch on the valid split.")] = "mae",
+    convention: Annotated[str, typer.Option(help="mosi or sims.")] = "mosi",
+    nonfinite: Annotated[str, typer.Option(help="refuse or zero.")] = "refuse",
+    out: Annotated[Path, typer.Option(help="The model folder to write.")] = Path("model"),
+    as_json: Json = False,
+) -> None:
+    """Train one configuration with several seeds and write a model folder."""
+    from search import show
+
+    show.train(config, data, seeds, (metric, convention), nonfinite, out, as_json)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Data = None,
+    split: Annotated[str, typer.Option(help="train, valid or test (an opening of the study's test split is counted).")] = "valid",
+    as_json: Json = False,
+) -> None:
+    """Print a model's metrics on a split."""
+    from search import show
+
+    show.evaluate(model, data, split, as_json)
+
+
+@app.command()
+def predict(
+    model: Model,
+    data: Data = None,
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="A CSV file instead of the standard output.")] = None,
+) -> None:
+    """Write predictions as CSV: id, prediction, standard deviation over the members."""
+    from search import show
+
+    show.predict(model, data, split, out)
+
+
+@app.command()
+def verify(
+    model: Model,
+    data: Data = None,
+    seeds: Annotated[int | None, typer.Option(help="Only the first N seeds.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model again with its own seeds and compare."""
+    from search import show
+
+    show.verify(model, data, seeds, as_json)
+
+
+@app.command()
+def bench(
+    data: Annotated[str, typer.Option("--data", help="The data file.")],
+    members: Annotated[str, typer.Option(help="Population sizes.")] = "1,2,4,8,16,32,64",
+    config: Annotated[Path | None, typer.Option(help="A configuration; the quick space's baseline by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how much faster members train together than one by one, and recommend a population size."""
+    from search import show
+
+    show.bench(data, members, config, as_json)
+
+
+@app.command()
+def dashboard(run: Run, port: int = 8080) -> None:
+    """Open optuna-dashboard on the study, on this machine only."""
+    from search import show
+
+    show.dashboard(run, port)
+
+
+@data_app.command("convert")
+def data_convert(source: Path, target: Path) -> None:
+    """Write an MMSA pickle as a native .npz."""
+    from mmsa_core.data.convert import convert
+
+    convert(source, target)
+    typer.echo(f"wrote {target}")
+
+
+@data_app.command("describe")
+def data_describe(path: Path, as_json: Json = False) -> None:
+    """Show what a data file holds."""
+    from search import show
+
+    show.describe(path, as_json)
+
+
+@data_app.command("plant")
+def data_plant(
+    target: Path,
+    seed: Annotated[int, typer.Option(help="The seed of the data.")] = 0,
+    problem: Annotated[str, typer.Option(help="modules (a product of audio and vision matters) or null.")] = "modules",
+) -> None:
+    """Write planted data whose best modules are known."""
+    from mmsa_core.data.synthetic import write_planted
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_planted(target, seed, problem=problem)  # type: ignore[arg-type]  # checked by it
+    typer.echo(f"wrote {target}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a user's mistake is one sentence and exit code 2."""
+    try:
+        app(args=arguments, standalone_mode=False)
+    except UserError as error:
+        _exit(str(error), EXIT_MISTAKE)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _exit("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
+    except Exception as error:
+        _known(error)
+
+
+def _known(error: Exception) -> None:
+    """Exit by what an exception means; re-raise what is our own fault."""
+    name = type(error).__name__
+    if hasattr(error, "format_message"):  # click's own: a wrong option or argument
+        _exit(error.format_message(), EXIT_MISTAKE)
+    if name == "InterruptedStudyError":
+        _exit("stopped and saved; run the same command again to go on", EXIT_INTERRUPTED)
+    if name == "NothingFinishedError":
+        _exit(str(error), EXIT_NOTHING)
+    raise error
+
+
+def _exit(message: str, code: int) -> None:
+    typer.echo(f"mmsa-search: {message}", err=True)
+    sys.exit(code)
+
+
+def _say(text: str, as_json: bool, data: dict[str, Any]) -> None:
+    typer.echo(json.dumps(data) if as_json else text)
+
+
+def _stages(run: Path, overrides: list[str] | None, as_json: bool) -> None:
+    from search import pipeline
+    from search.progress import Progress
+
+    opened = pipeline.open_run(run, overrides or [])
+    with Progress(opened.config.study, as_json) as progress:
+        record = pipeline.after_search(opened, progress)
+    _finish(opened, record, as_json)
+
+
+def _finish(opened: Opened, record: dict[str, Any], as_json: bool) -> None:
+    from search import show
+
+    show.result(opened, record, as_json)

@@ -1,0 +1,105 @@
+"""What a person sees while a study runs: one live panel on a terminal, a line every 30 seconds elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+LINE_SECONDS = 30.0
+
+
+class Progress:
+    """Shows the statuses it is called with; ``json`` prints each as one JSON line instead."""
+
+    def __init__(self, study: str, json_lines: bool = False) -> None:
+        self.study = study
+        self.json_lines = json_lines
+        self.console = Console(stderr=True)
+        self.live: Live | None = None
+        self._last_line = -LINE_SECONDS
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal and not self.json_lines:
+            self.live = Live(Panel("starting"), console=self.console, transient=True, refresh_per_second=4)
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def __call__(self, status: Mapping[str, Any]) -> None:
+        """Show a status of the ledger or of a confirmation plan."""
+        if self.live is not None:
+            self.live.update(self._panel(status))
+            return
+        now = time.monotonic()
+        if now - self._last_line >= LINE_SECONDS:
+            self._last_line = now
+            text = json.dumps(status) if self.json_lines else f"{self.study}: {describe(status)}"
+            print(text, file=sys.stderr, flush=True)  # noqa: T201 (this is the program's output)
+
+    def _panel(self, status: Mapping[str, Any]) -> Panel:
+        done, total = counted(status)
+        table = Table.grid(padding=(0, 2))
+        for name, value in facts(status).items():
+            table.add_row(f"[bold]{name}", value)
+        title = f"[bold]{self.study}[/] · {status.get('stage', 'search')}"
+        hint = "stopping: running populations save and end" if status["speed"]["draining"] else "Ctrl-C saves and stops"
+        return Panel(Group(ProgressBar(total=total, completed=done), table), title=title, subtitle=f"[dim]{hint}")
+
+
+def counted(status: Mapping[str, Any]) -> tuple[int, int]:
+    """Return what is done and what there is to do: trials of a search, populations of a confirmation."""
+    if "stage" in status:
+        return status["done"], max(1, status["total"])
+    return status["used"]["trials"], status["budget"]["trials"]
+
+
+def facts(status: Mapping[str, Any]) -> dict[str, str]:
+    """Return the lines of the panel."""
+    done, total = counted(status)
+    speed = status["speed"]
+    left = "unknown" if done == 0 else clock(speed["seconds"] / done * (total - done))
+    found = {"done": f"{done} of {total}", "speed": f"{speed['rate']:.1f} member-epochs/s", "time left": left}
+    if "counts" in status:
+        counts = status["counts"]
+        shown = ("complete", "pruned", "failed", "running")
+        found["trials"] = " · ".join(f"{counts[name]} {name}" for name in shown)
+        best = status["best"]
+        found["best so far"] = "none yet" if best is None else f"{status['metric']} {best['value']:.4f} (trial {best['number']})"
+        found["cost"] = f"{clock(status['used']['seconds'] + speed['seconds'])} in all"
+    if status.get("message"):
+        found["note"] = status["message"]
+    return found
+
+
+def describe(status: Mapping[str, Any]) -> str:
+    """Return a status in one line."""
+    return f"{status.get('stage', 'search')}: " + ", ".join(f"{k} {v}" for k, v in facts(status).items())
+
+
+def clock(seconds: float) -> str:
+    """Return a duration, e.g. ``2 h 05 min``.
+
+    >>> clock(59.6), clock(61), clock(7500)
+    ('1 min 00 s', '1 min 01 s', '2 h 05 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

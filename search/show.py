@@ -1,0 +1,296 @@
+"""What the small verbs print: status, spaces, plug-ins, metrics, predictions, benchmarks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from mmsa_core.errors import UserError
+
+if TYPE_CHECKING:
+    from search.pipeline import Opened
+
+SPLITS = ("train", "valid", "test")
+
+
+def status(run: Path, watch: bool, as_json: bool) -> None:
+    """Print a study's progress, once or every two seconds until it ends."""
+    from search.ledger import open_study, summary
+    from search.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    config = folder.config()
+    while True:
+        found = summary(open_study(config, folder), config)
+        _print_status(found, as_json)
+        if not watch or found["state"] != "running":
+            return
+        time.sleep(2)
+
+
+def space(name: str, sample: int, seed: int, as_json: bool) -> None:
+    """Print a space's size and random configurations of it."""
+    from search.space import Space
+
+    found = Space.load(name)
+    count, samples = found.count(), found.random(sample, seed)
+    if as_json:
+        _json({"space": found.source, **asdict(count), "samples": samples})
+        return
+    print(f"{found.source}: {count.structures:,} structures, {count.continuous} further parameters")  # noqa: T201
+    for config in samples:
+        print("---\n" + yaml.safe_dump(config, sort_keys=False).rstrip())  # noqa: T201
+
+
+def modules(as_json: bool) -> None:
+    """Print every plug-in's card."""
+    from mmsa_core import registry
+
+    cards = [registry.card(kind, name) for kind in registry.KINDS for name in registry.names(kind)]
+    if as_json:
+        _json([{**asdict(c), "parameters": {p.name: {"kind": p.kind, "default": p.default} for p in c.parameters}} for c in cards])
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("kind", "name", "meaning", "parameters"):
+        table.add_column(column, overflow="fold")
+    for c in cards:
+        table.add_row(c.kind, f"[bold]{c.name}", c.summary, ", ".join(f"{p.name}={p.default}" for p in c.parameters))
+    Console().print(table)
+
+
+def train(
+    config: Path, data: str, seeds: int, objective: tuple[str, str], nonfinite: str, out: Path, as_json: bool
+) -> None:
+    """Train a configuration and print its metrics on the valid split."""
+    from mmsa_core.config import MemberConfig
+    from mmsa_core.train import Objective
+    from search import export
+    from search.yaml_io import read_yaml
+
+    _one_thread()
+    member = MemberConfig.from_dict(read_yaml(config), str(config))
+    metrics = export.train_model(member, data, range(seeds), Objective(*objective), nonfinite, out)
+    _metrics({"valid": metrics["valid"]}, as_json, {"model": str(out)})
+
+
+def evaluate(model: Path, data: str | None, split: str, as_json: bool) -> None:
+    """Print the metrics of a model's members on a split, and of the mean of their predictions."""
+    from mmsa_core.metrics import evaluate as measure
+    from search import export
+    from search.confirm import estimates, metric_rows
+    from search.run_folder import RunFolder
+
+    _one_thread()
+    found = export.read_model(model)
+    part = _split(found, data, split)
+    if split == "test" and (model.parent / "resolved.yaml").exists():
+        export.count_opening(RunFolder(model.parent), "evaluate")
+    convention = found.provenance["convention"]
+    predictions = found.predict(part)
+    members = estimates(metric_rows(predictions, part.labels, convention))
+    ensemble = measure(predictions.mean(0), part.labels, convention)
+    _metrics({split: members}, as_json, {"ensemble": ensemble})
+
+
+def predict(model: Path, data: str | None, split: str, out: Path | None) -> None:
+    """Write predictions as CSV."""
+    from search import export
+
+    _one_thread()
+    found = export.read_model(model)
+    part = _split(found, data, split)
+    predictions = found.predict(part)
+    rows = zip(part.ids, predictions.mean(0).tolist(), predictions.std(0).tolist(), strict=True)
+    if out is None:
+        _csv(sys.stdout, rows)
+    else:
+        with out.open("w", newline="", encoding="utf-8") as file:
+            _csv(file, rows)
+
+
+def verify(model: Path, data: str | None, seeds: int | None, as_json: bool) -> None:
+    """Print whether a model trains again to what was recorded.
+
+    Raises:
+        UserError: it does not.
+    """
+    from search import export
+
+    _one_thread()
+    found = export.verify(model, data, seeds)
+    if as_json:
+        _json(found)
+    text = f"{found['metric']} of {len(found['seeds'])} seeds, recorded and again: largest difference {found['largest_difference']:.2g}"
+    if not found["reproduced"]:
+        raise UserError(f"{model}: not reproduced: {text}; compare versions and device in provenance.json")
+    if not as_json:
+        print(f"reproduced: {text}")  # noqa: T201
+
+
+def bench(data: str, members: str, config: Path | None, as_json: bool) -> None:
+    """Print the throughput of populations."""
+    import torch
+
+    from mmsa_core.config import MemberConfig
+    from mmsa_core.data.dataset import open_dataset
+    from mmsa_core.data.scaler import Scaler
+    from mmsa_core.loader import SplitTensors
+    from mmsa_core.model import complete
+    from search import bench as benchmark
+    from search.space import Space
+    from search.yaml_io import read_yaml
+
+    _one_thread()
+    try:
+        sizes = [int(k) for k in members.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise UserError(f"--members: must be whole numbers of at least 1 with commas, e.g. 1,4,16, got {members!r}")
+    dataset = open_dataset(data)
+    tree = read_yaml(config) if config is not None else Space.load("quick").restrict(dataset.modalities).baseline()[0]
+    member = complete(MemberConfig.from_dict(tree, str(config or "spaces/quick.yaml")))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    scaler = Scaler.fit(dataset.split("train"))
+    train, valid = (SplitTensors(scaler.apply(dataset.split(name)), device) for name in ("train", "valid"))  # type: ignore[arg-type]
+    rows = benchmark.measure(member, train, valid, sizes)
+    name = benchmark.device_name(device)
+    if as_json:
+        _json(benchmark.to_json(rows, name))
+    else:
+        print(benchmark.table(rows, name))  # noqa: T201
+
+
+def dashboard(run: Path, port: int) -> None:
+    """Run optuna-dashboard on a study, on the loopback interface.
+
+    Raises:
+        UserError: optuna-dashboard is not installed.
+    """
+    from search.run_folder import RunFolder
+    from search.storage import LOG_NAME
+
+    folder = RunFolder(run)
+    config = folder.config()
+    program = shutil.which("optuna-dashboard") or str(Path(sys.executable).parent / "optuna-dashboard")
+    if not Path(program).exists():
+        raise UserError("dashboard: optuna-dashboard is not installed; pip install 'mmsa-search[dashboard]'")
+    storage = {"journal": str(run / LOG_NAME), "sqlite": f"sqlite:///{run / 'study.db'}"}.get(config.storage, config.storage)
+    subprocess.run([program, storage, "--host", "127.0.0.1", "--port", str(port)], check=False)
+
+
+def describe(path: Path, as_json: bool) -> None:
+    """Print what a data file holds."""
+    from mmsa_core.data.dataset import open_dataset
+    from mmsa_core.data.describe import describe as look
+
+    found = look(open_dataset(path))
+    if as_json:
+        _json(found)
+    else:
+        print(yaml.safe_dump(found, sort_keys=False).rstrip())  # noqa: T201
+
+
+def result(opened: Opened, record: Mapping[str, Any], as_json: bool) -> None:
+    """Print what a study found: the best configuration, its confirmed metric with interval, and where things are."""
+    metric, folder = record["metric"], opened.folder.path
+    winner = next(c for c in record["candidates"] if c["trial"] == record["winner"])
+    base = next(c for c in record["candidates"] if c["trial"] == record["baseline"])
+    page = folder / "report" / "index.html"
+    if as_json:
+        _json({**record, "report": str(page), "model": str(folder / "best")})
+        return
+    console = Console()
+    if record.get("message"):
+        console.print(f"[yellow]{record['message']}")
+    params = opened.folder.best_params(record["winner"])
+    console.print(f"\n[bold]Best configuration[/] (trial {record['winner']}" + (", the baseline)" if winner is base else ")"))
+    for name, value in params.items():
+        console.print(f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}")
+    for split, best, plain in (
+        ("valid", winner["valid"][metric], base["valid"][metric]),
+        ("test", record["test"]["winner"][metric], record["test"]["baseline"][metric]),
+    ):
+        console.print(f"[bold]{split} {metric}[/] {_interval(best)} over {best['n']} fresh seeds; baseline {_interval(plain)}")
+    console.print(f"test split opened {record['test_openings']} time(s)")
+    console.print(f"model   {folder / 'best'}", soft_wrap=True)
+    console.print(f"report  {page}", soft_wrap=True)
+
+
+def _interval(e: Mapping[str, float]) -> str:
+    return f"{e['mean']:.3f} [{e['low']:.3f}, {e['high']:.3f}]"
+
+
+def _print_status(found: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        _json(found)
+        return
+    from search.progress import clock
+
+    counts, best = found["counts"], found["best"]
+    lines = [
+        f"{found['study']}: {found['state']}, {found['used']['trials']} of {found['budget']['trials']} trials "
+        f"({', '.join(f'{n} {s}' for s, n in counts.items() if n)}), {clock(found['used']['seconds'])}",
+        "no trial is complete yet" if best is None else f"best {found['metric']} {best['value']:.4f} (trial {best['number']})",
+    ]
+    reasons = [f"trial {t['number']} failed: {t['reason']}" for t in found["trials"] if t["reason"]]
+    print("\n".join([*lines, *reasons[:5]]))  # noqa: T201
+
+
+def _metrics(splits: Mapping[str, Mapping[str, Any]], as_json: bool, more: Mapping[str, Any]) -> None:
+    if as_json:
+        _json({**splits, **more})
+        return
+    for split, members in splits.items():
+        table = Table(box=None, pad_edge=False)
+        for column in (split, "mean", "std", "95 % interval", *(k for k, v in more.items() if isinstance(v, Mapping))):
+            table.add_column(column)
+        for name, e in members.items():
+            others = [f"{v[name]:.4f}" for v in more.values() if isinstance(v, Mapping)]
+            table.add_row(name, f"{e['mean']:.4f}", f"{e['std']:.4f}", f"[{e['low']:.4f}, {e['high']:.4f}]".replace("[", "\\["), *others)
+        Console().print(table)
+    for key, value in more.items():
+        if isinstance(value, str):
+            print(f"{key}: {value}")  # noqa: T201
+
+
+def _split(model: Any, data: str | None, name: str) -> Any:
+    from mmsa_core.data.dataset import open_dataset
+
+    if name not in SPLITS:
+        raise UserError(f"--split: must be one of {', '.join(SPLITS)}, got {name!r}")
+    path = data or model.provenance["data_path"]
+    dataset = open_dataset(path, model.modalities, model.provenance["nonfinite"])
+    trained = {m: len(model.scaler.mean[m]) for m in model.modalities}
+    if dataset.dims() != trained:
+        raise UserError(f"{path}: the model was trained on feature widths {trained}, the data has {dataset.dims()}")
+    return dataset.split(name)  # type: ignore[arg-type]  # checked above
+
+
+def _csv(file: Any, rows: Iterable[Sequence[Any]]) -> None:
+    writer = csv.writer(file)
+    writer.writerow(["id", "prediction", "std"])
+    writer.writerows([i, f"{p:.6f}", f"{s:.6f}"] for i, p, s in rows)
+
+
+def _json(data: Any) -> None:
+    print(json.dumps(data, indent=2, default=str))  # noqa: T201
+
+
+def _one_thread() -> None:
+    """Two threads on busy cores are several times slower than one."""
+    import torch
+
+    torch.set_num_threads(1)
