@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ class Confirmed:
     states: dict[str, NDArray[Any]]
     seconds: float
     parameters: int
-    failures: list[str] = field(default_factory=list)
+    attempted: list[int]
+    failures: list[str]
 
 
 def confirm_seeds(config: StudyConfig) -> list[int]:
@@ -72,14 +74,13 @@ class ConfirmPlan:
         objective = study.objective
         self.queue: list[Task] = []
         for candidate in {c.mark: c for c in candidates}.values():
-            for start in range(0, len(seeds), size):
-                part = seeds[start : start + size]
-                path = _part(folder, candidate.mark, part)
-                if not path.exists():
-                    slots = tuple(Slot(k, seed, candidate.config) for k, seed in enumerate(part))
-                    self.queue.append(
-                        Task(str(path), slots, (), objective.metric, objective.convention, keep_states=True)
-                    )
+            filed = {seed for part in _parts(folder, candidate) for seed in part.attempted}
+            missing = [s for s in seeds if s not in filed]
+            for part in _even(missing, size):
+                path = folder / candidate.mark / f"{fingerprint(part)}.safetensors"
+                slots = tuple(Slot(k, seed, candidate.config) for k, seed in enumerate(part))
+                task = Task(str(path), slots, (), objective.metric, objective.convention, keep_states=True)
+                self.queue.append(task)
         self.total = len(self.queue)
         self.running: dict[str, Task] = {}
         self.failed: dict[str, int] = {}
@@ -128,7 +129,7 @@ class ConfirmPlan:
 
 def load(folder: Path, candidate: Candidate, seeds: Sequence[int]) -> Confirmed:
     """Read a candidate's filed members, of ``seeds`` only and in their order."""
-    parts = [_read(p) for p in sorted((folder / candidate.mark).glob("*.safetensors"))]
+    parts = _parts(folder, candidate)
     rows = {seed: (part, k) for part in parts for k, seed in enumerate(part.seeds)}
     chosen = [rows[s] for s in seeds if s in rows]
     assert chosen, f"no member of {candidate.name} finished"
@@ -140,6 +141,7 @@ def load(folder: Path, candidate: Candidate, seeds: Sequence[int]) -> Confirmed:
         states={n: np.stack([part.states[n][k] for part, k in chosen]) for n in chosen[0][0].states},
         seconds=sum(p.seconds for p in parts) / max(1, sum(len(p.seeds) for p in parts)),
         parameters=chosen[0][0].parameters,
+        attempted=list(seeds),
         failures=[f for p in parts for f in p.failures],
     )
 
@@ -233,8 +235,13 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _part(folder: Path, mark: str, seeds: Sequence[int]) -> Path:
-    return folder / mark / f"{fingerprint(list(seeds))}.safetensors"
+def _parts(folder: Path, candidate: Candidate) -> list[Confirmed]:
+    return [_read(p) for p in sorted((folder / candidate.mark).glob("*.safetensors"))]
+
+
+def _even(seeds: Sequence[int], size: int) -> list[list[int]]:
+    """Return the seeds in as few parts of at most ``size`` as it takes, of about equal length."""
+    return [list(map(int, part)) for part in np.array_split(seeds, math.ceil(len(seeds) / size))] if seeds else []
 
 
 def _file(path: Path, task: Task, result: Result) -> None:
@@ -246,6 +253,7 @@ def _file(path: Path, task: Task, result: Result) -> None:
         "best_epochs": [o.best_epoch for _, o in whole],
         "seconds": result.seconds,
         "parameters": result.parameters,
+        "attempted": [s.seed for s in task.slots],
         "failures": failures,
     }
     tensors: dict[str, NDArray[Any]] = {}

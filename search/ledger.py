@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-import psutil
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -25,13 +24,14 @@ from mmsa_core.config import fingerprint
 from mmsa_core.errors import UserError
 from mmsa_core.noise import mix
 from search.populations import Outcome, Reply, Result, Slot, Task, Wait, split_task
+from search.processes import is_running, this_process
 from search.run_folder import RunFolder
-from search.sampling import finished, make_pruner, make_sampler
+from search.sampling import BASELINE, ORIGIN, POPULATION, finished, make_pruner, make_sampler
 from search.space import Space
 from search.storage import open_storage
 from search.study import StudyConfig
 
-POPULATION, RESULT, REASON, DRIVER, SECONDS = "population", "result", "reason", "driver", "seconds"
+RESULT, REASON, SECONDS = "result", "reason", "seconds"
 GENERATION = 4
 """Populations asked for together in deterministic mode; more workers than this would idle there."""
 BREAKER_TRIALS = 8
@@ -65,6 +65,7 @@ class Ledger:
         self.folder = folder
         self.trials_per_task = max(1, size // config.seeds.search)
         self.deterministic = deterministic
+        folder.end_stale_desk()
         self.study = open_study(config, folder)
         self.pruner = make_pruner(config)
         self.message = ""
@@ -73,9 +74,8 @@ class Ledger:
         self._queue: list[_Running] = []
         self._started = time.monotonic()
         self._seconds_before = float(self.study.user_attrs.get(SECONDS, 0.0))
-        self.study.set_user_attr(DRIVER, _process())
         if not self.study.get_trials(deepcopy=False):
-            self.study.enqueue_trial(space.baseline()[1], user_attrs={"origin": "baseline"})
+            self.study.enqueue_trial(space.baseline()[1], user_attrs={ORIGIN: BASELINE})
         self._adopt()
 
     # ---- the source of tasks -------------------------------------------------------------------------------------
@@ -164,16 +164,17 @@ class Ledger:
 
     def status(self) -> dict[str, Any]:
         """Return the study's progress, without its trials."""
-        return {**summary(self.study, self.config, trials=False), "message": self.message}
+        found = summary(self.study, self.config, running=True, trials=False)
+        found["used"]["seconds"] = self._seconds()
+        return {**found, "message": self.message}
 
     def pending(self) -> bool:
         """Tell whether there is something to hand out."""
         return not self._draining and (bool(self._queue) or bool(self._running) or not self._spent())
 
     def close(self) -> None:
-        """Record the time used and that no driver is at work."""
+        """Record the time used."""
         self._save_seconds()
-        self.study.set_user_attr(DRIVER, None)
 
     # ---- asking --------------------------------------------------------------------------------------------------
 
@@ -196,7 +197,7 @@ class Ledger:
             self._enqueue(group, generation)
 
     def _ask_trial(self, seed: int, fixed: Mapping[str, Any]) -> tuple[Trial, dict[str, Any]]:
-        self.study.sampler = make_sampler(self.config.sampler, seed, fixed)
+        self.study.sampler = make_sampler(self.config, seed, fixed)
         trial = self.study.ask()
         return trial, self.space.sample(trial)
 
@@ -209,7 +210,7 @@ class Ledger:
             mark = fingerprint(config)
             replicate, seen[mark] = seen[mark], seen[mark] + 1
             seeds = search_seeds(self.config, replicate)
-            record = {"name": name, "generation": generation, "seeds": seeds, "fingerprint": mark, "owner": _process()}
+            record = {"name": name, "generation": generation, "seeds": seeds, "fingerprint": mark, "owner": this_process()}
             trial.set_user_attr(POPULATION, record)
             slots += [self._slot(trial.number, seed, config) for seed in seeds]
         self._queue.append(_Running(self._task(name, slots), generation))
@@ -265,7 +266,7 @@ class Ledger:
     def _readopt(self, name: str, trials: Sequence[FrozenTrial]) -> None:
         slots = []
         for t in trials:
-            record = {**t.user_attrs[POPULATION], "owner": _process()}
+            record = {**t.user_attrs[POPULATION], "owner": this_process()}
             if t.state == TrialState.RUNNING:
                 Trial(self.study, t._trial_id).set_user_attr(POPULATION, record)
             slots += [self._slot(t.number, seed, self.space.config(t.params)) for seed in record["seeds"]]
@@ -351,6 +352,7 @@ def open_study(config: StudyConfig, folder: RunFolder) -> optuna.Study:
     Raises:
         UserError: the storage cannot be opened, or holds a study of this name with another direction.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(config.storage, folder.path)
     study = optuna.create_study(
         storage=storage, study_name=config.study, direction=config.objective.direction, load_if_exists=True
@@ -366,16 +368,15 @@ def search_seeds(config: StudyConfig, replicate: int) -> list[int]:
     return [mix("search", config.seeds.base, i) for i in range(replicate * count, (replicate + 1) * count)]
 
 
-def summary(study: optuna.Study, config: StudyConfig, trials: bool = True) -> dict[str, Any]:
-    """Return a study's progress as plain data: what ``mmsa-search status --json`` prints."""
+def summary(study: optuna.Study, config: StudyConfig, running: bool, trials: bool = True) -> dict[str, Any]:
+    """Return a study's progress as plain data: what ``mmsa-search status --json`` prints.
+
+    ``running`` says whether a driver is at work; only the run folder's lock knows.
+    """
     known = study.get_trials(deepcopy=False)
     counts = {name: sum(t.state == s for t in known) for s, name in STATES.items()}
     ended = counts["complete"] + counts["pruned"] + counts["failed"]
-    driver = study.user_attrs.get(DRIVER)
-    if driver is not None and _alive(driver):
-        state = "running"
-    else:
-        state = "finished" if ended >= config.budget.trials else "interrupted"
+    state = "running" if running else "finished" if ended >= config.budget.trials else "interrupted"
     best = best_trial(study)
     return {
         "study": study.study_name,
@@ -436,16 +437,8 @@ def _by_trial(task: Task, values: Mapping[int, float]) -> dict[int, float]:
     return {n: float(np.mean([values[k] for k in ks])) for n, ks in slots.items() if all(k in values for k in ks)}
 
 
-def _process() -> dict[str, Any]:
-    """Return what identifies this process until the machine starts anew."""
-    return {"host": os.uname().nodename, "pid": os.getpid(), "start": psutil.Process().create_time()}
-
-
-def _alive(process: Mapping[str, Any]) -> bool:
-    """Tell whether a process recorded by :func:`_process` still runs; one on another host is taken to."""
-    if process["host"] != os.uname().nodename:
+def _alive(owner: Mapping[str, Any]) -> bool:
+    """Tell whether another ledger's process still runs; one on another host is taken to."""
+    if owner["host"] != this_process()["host"]:
         return True
-    try:
-        return abs(psutil.Process(process["pid"]).create_time() - process["start"]) < 1.0
-    except psutil.NoSuchProcess:
-        return False
+    return owner["pid"] != os.getpid() and is_running(owner)

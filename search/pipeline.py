@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -57,13 +57,16 @@ class Opened:
         """What every configuration of the space gets besides: the epochs of the last rung."""
         return {"epochs": self.config.rungs.epochs[-1]}
 
-    def size(self) -> int:
-        """Return the members of a population, measured on this machine where the study says ``auto``."""
+    def size(self, trials: int | None = None) -> int:
+        """Return the members of a population, measured on this machine where the study says ``auto``.
+
+        With ``trials`` it is small enough for that many trials to see many structures.
+        """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(1)
         baseline = complete(MemberConfig.from_dict({**self.space.baseline()[0], **self.extra}))
         tensors = SplitTensors(self.train, device), SplitTensors(self.valid, device)
-        return population_size(self.config.population, baseline, *tensors, trials=self.config.budget.trials)
+        return population_size(self.config.population, baseline, *tensors, trials or sys.maxsize)
 
     def test(self) -> Split:
         """Return the scaled test split: only confirmation's last step and ``evaluate`` may call this."""
@@ -122,19 +125,19 @@ def run(opened: Opened, deterministic: bool, on_status: OnStatus) -> dict[str, A
         NothingFinishedError: no trial is complete.
     """
     with Engine(Placement.of(opened.config.resources), on_status) as engine:
-        size = opened.size()
-        message = search(opened, engine, size, deterministic)
-        record = _confirm_and_explain(opened, engine, size)
+        message = search(opened, engine, deterministic)
+        record = _confirm_and_explain(opened, engine)
     return {**record, "message": message}
 
 
 def after_search(opened: Opened, on_status: OnStatus) -> dict[str, Any]:
     """Do all that comes after the search again; what is trained already is not trained again."""
     with Engine(Placement.of(opened.config.resources), on_status) as engine:
-        return _confirm_and_explain(opened, engine, opened.size())
+        return _confirm_and_explain(opened, engine)
 
 
-def _confirm_and_explain(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
+def _confirm_and_explain(opened: Opened, engine: Engine) -> dict[str, Any]:
+    size = opened.size()
     record = confirm_stage(opened, engine, size)
     explain_stage(opened, engine, size, record)
     export.write_model(opened, record)
@@ -142,17 +145,18 @@ def _confirm_and_explain(opened: Opened, engine: Engine, size: int) -> dict[str,
     return record
 
 
-def search(opened: Opened, engine: Engine, size: int, deterministic: bool) -> str:
+def search(opened: Opened, engine: Engine, deterministic: bool) -> str:
     """Spend what is left of the study's budget."""
     config = opened.config
     study = open_study(config, opened.folder)
     message = ""
-    if summary(study, config, trials=False)["state"] != "finished":
+    if summary(study, config, running=False, trials=False)["state"] != "finished":
+        size = opened.size(config.budget.trials)
         make = partial(Ledger, config, opened.space, opened.folder, size, deterministic)
         status = engine.run(make, (opened.train, opened.valid))
         message = str(status["message"])
     if best_trial(study) is None and not engine.interrupted:
-        reasons = [t["reason"] for t in summary(study, config)["trials"] if t["reason"]]
+        reasons = [t["reason"] for t in summary(study, config, running=False)["trials"] if t["reason"]]
         raise NothingFinishedError(f"no trial finished{'; the first reason: ' + reasons[0] if reasons else ''}")
     _stop_if_interrupted(engine)
     return message
@@ -195,10 +199,8 @@ def train_candidates(
 ) -> None:
     """Train every candidate on the confirmation's seeds; what is filed already is not trained again."""
     seeds = confirm.confirm_seeds(opened.config)
-    parts = math.ceil(len(seeds) / size)
-    even = math.ceil(len(seeds) / parts)
     folder = opened.folder.path / "confirm"
-    make = partial(confirm.ConfirmPlan, candidates, seeds, folder, even, opened.config, label)
+    make = partial(confirm.ConfirmPlan, candidates, seeds, folder, size, opened.config, label)
     if make().pending():
         engine.run(make, (opened.train, opened.valid))
     _stop_if_interrupted(engine)

@@ -18,6 +18,7 @@ import numpy as np
 from mmsa_core.atomic import replacing, write_text
 from mmsa_core.errors import UserError
 from search.populations import Outcome, Slot
+from search.processes import end, this_process
 from search.storage import without_password
 from search.study import StudyConfig
 from search.yaml_io import read_yaml, write_yaml
@@ -97,6 +98,18 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def end_stale_desk(self) -> None:
+        """End the process that kept the study for a driver that was killed, if it lingers, and take its place.
+
+        The caller's driver holds the folder's lock, so the other driver is gone.
+        """
+        file = self.path / ".desk"
+        if file.exists():
+            before = json.loads(file.read_text(encoding="utf-8"))
+            if before["host"] == this_process()["host"] and before["pid"] != os.getpid():
+                end(before)
+        write_text(file, json.dumps(this_process()))
 
     # ---- files ---------------------------------------------------------------------------------------------------
 

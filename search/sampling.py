@@ -13,29 +13,36 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.study import StudyConfig
 
+POPULATION, ORIGIN, BASELINE = "population", "origin", "baseline"
+"""User attributes of a trial: its population's record, and where its configuration came from."""
+
 
 class RungPruner(optuna.pruners.BasePruner):
     """Asynchronous successive halving on a free list of rungs, without state of its own.
 
-    A trial that reaches a rung goes on if it is among the best ``keep`` of all that have reached it so far.
+    A trial that reaches a rung goes on if it is among the best ``keep`` of all that have reached it so far. Learning curves
+    of different structures cross, so the best of each population goes on in any case, up to the last rung: a combination is
+    judged at its own good settings. The baseline is never pruned.
 
-    Source: Li et al., MLSys 2020, arXiv:1810.05934, algorithm 2 (stopping variant).
+    Source: Li et al., MLSys 2020, arXiv:1810.05934, algorithm 2 (stopping variant); the exceptions are ours.
     """
 
     def __init__(self, epochs: Sequence[int], keep: float) -> None:
-        self.epochs = frozenset(epochs)
+        self.epochs = tuple(epochs)
         self.keep = keep
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Tell whether ``trial`` should end at its last reported epoch."""
         rung = trial.last_step
-        if rung is None or rung not in self.epochs:
+        if rung is None or rung not in self.epochs or trial.user_attrs.get(ORIGIN) == BASELINE:
             return False
-        seen = [t.intermediate_values[rung] for t in study.get_trials(deepcopy=False) if rung in t.intermediate_values]
+        seen = [t for t in study.get_trials(deepcopy=False) if rung in t.intermediate_values]
         sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
         mine = trial.intermediate_values[rung]
-        better = sum(sign * (value - mine) < 0 for value in seen)
-        return better >= math.ceil(self.keep * max(len(seen), 1))
+        better = [t for t in seen if sign * (t.intermediate_values[rung] - mine) < 0]
+        if rung != self.epochs[-1] and not any(_population(t) == _population(trial) for t in better):
+            return False
+        return len(better) >= math.ceil(self.keep * max(len(seen), 1))
 
 
 def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
@@ -52,26 +59,34 @@ def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
-def make_sampler(name: str, seed: int, fixed: Mapping[str, Any]) -> optuna.samplers.BaseSampler:
-    """Return the sampler ``name`` with the parameters in ``fixed`` held.
+def make_sampler(config: StudyConfig, seed: int, fixed: Mapping[str, Any]) -> optuna.samplers.BaseSampler:
+    """Return the study's sampler with the parameters in ``fixed`` held.
 
-    TPE runs with ``multivariate=False, constant_liar=True``: with many trials asked before any is told, Optuna's default
+    The first third of a study is drawn at random, so that structures are seen before they are judged. TPE runs with ``multivariate=False, constant_liar=True``: with many trials asked before any is told, Optuna's default
     did worse than random search.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler: optuna.samplers.BaseSampler
+        name, startup = config.sampler, max(10, config.budget.trials // 3)
         if name == "tpe":
-            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=False, constant_liar=True)
+            sampler = optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=startup, multivariate=False, constant_liar=True
+            )
         elif name == "gp":
-            sampler = optuna.samplers.GPSampler(seed=seed)
+            sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
         elif name == "cmaes":
-            sampler = optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+            sampler = optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
         elif name == "nsga2":
             sampler = optuna.samplers.NSGAIISampler(seed=seed)
         else:
             sampler = optuna.samplers.RandomSampler(seed=seed)
         return optuna.samplers.PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
+
+
+def _population(trial: FrozenTrial) -> str | None:
+    record = trial.user_attrs.get(POPULATION)
+    return None if record is None else str(record["name"])
 
 
 def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -33,7 +33,7 @@ def status(run: Path, watch: bool, as_json: bool) -> None:
     folder = RunFolder(run)
     config = folder.config()
     while True:
-        found = summary(open_study(config, folder), config)
+        found = summary(open_study(config, folder), config, running=folder.driver() is not None)
         _print_status(found, as_json)
         if not watch or found["state"] != "running":
             return

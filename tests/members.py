@@ -1,4 +1,4 @@
-"""Small members for the tests of training: every kind of module, and float settings that differ from member to member."""
+"""Small members for the tests of training: every kind of module, and optimiser settings that differ between members."""
 
 from __future__ import annotations
 

@@ -26,10 +26,12 @@ def test_round_trip_through_json() -> None:
 
 
 def test_shorthand_names() -> None:
-    config = MemberConfig.from_dict({"encoders": {"vision": "lstm", "text": "pool"}, "alignment": {"text-vision": "cka"}})
+    short = {"encoders": {"vision": "lstm", "text": "pool"}, "alignment": {"text-vision": "cka"}}
+    config = MemberConfig.from_dict(short)
     assert config.encoders["vision"] == PlugIn("lstm") and config.modalities == ("text", "vision")
     assert config.alignment["text-vision"] == PairConfig(PlugIn("cka"), 0.1, "projection", True)
-    long = {"encoders": {"text": {"name": "pool"}, "vision": {"name": "lstm"}}, "alignment": {"text-vision": {"name": "cka"}}}
+    encoders = {"text": {"name": "pool"}, "vision": {"name": "lstm"}}
+    long = {"encoders": encoders, "alignment": {"text-vision": {"name": "cka"}}}
     assert MemberConfig.from_dict(long).fingerprint() == config.fingerprint()
 
 
@@ -39,7 +41,8 @@ def test_alignment_none_is_no_alignment() -> None:
 
 
 def test_pair_settings_are_told_from_the_plug_ins() -> None:
-    pair = read(alignment={"text-audio": {"name": "mmd", "weight": 2, "place": "encoder", "normalize": False, "kernels": 3}})
+    settings = {"name": "mmd", "weight": 2, "place": "encoder", "normalize": False, "kernels": 3}
+    pair = read(alignment={"text-audio": settings})
     assert pair.alignment["text-audio"] == PairConfig(PlugIn("mmd", {"kernels": 3}), 2.0, "encoder", False)
 
 
@@ -66,11 +69,11 @@ def test_pair_settings_are_told_from_the_plug_ins() -> None:
         ({"epochs": 2.5}, "config.epochs: must be a whole number of at least 1, got 2.5"),
         ({"fusion": False}, "config.fusion: a bare no/off is a boolean in YAML; write 'none'"),
         ({"labels": None}, "config.labels: must be a mapping, got None"),
-        ({"alignment": {"audio-vison": "coral"}}, "config.alignment: unknown key 'audio-vison'; did you mean 'audio-vision'"),
-        ({"alignment": {"text-audio": {"name": "coral", "weight": -0.1}}}, "text-audio.weight: must be 0 or more, got -0.1"),
+        ({"alignment": {"audio-vison": "coral"}}, "alignment: unknown key 'audio-vison'; did you mean 'audio-vision'"),
+        ({"alignment": {"text-audio": {"name": "coral", "weight": -0.1}}}, "weight: must be 0 or more, got -0.1"),
         ({"alignment": {"text-audio": {"name": "coral", "weight": "1e-3"}}}, "weight: must be a number.*write 1.0e-3"),
         ({"alignment": {"text-audio": {"name": "coral", "weight": float("inf")}}}, "weight: must be a finite number"),
-        ({"alignment": {"text-audio": {"name": "coral", "place": "fusion"}}}, "place: must be 'encoder' or 'projection'"),
+        ({"alignment": {"text-audio": {"name": "coral", "place": "fusion"}}}, "place: must be 'encoder' or"),
         ({"alignment": {"text-audio": {"name": "coral", "normalize": 1}}}, "normalize: must be true or false, got 1"),
     ],
 )
@@ -90,8 +93,11 @@ def test_a_pair_needs_both_modalities() -> None:
     [
         ({"fusion": "concatt"}, "fusion: there is no plug-in 'concatt'; did you mean 'concat'"),
         ({"fusion": {"name": "low_rank", "rnk": 2}}, "fusion: low_rank has no parameter 'rnk'; did you mean 'rank'"),
-        ({"encoders": {"text": {"name": "pool", "dim": "8"}}, "alignment": {}}, "encoders.text.dim: must be of type int"),
-        ({"encoders": {"text": {"name": "pool", "dropout": "0"}}, "alignment": {}}, "encoders.text.dropout: must be of"),
+        (
+            {"encoders": {"text": {"name": "pool", "dim": "8"}}, "alignment": {}},
+            "text.dim: must be of type int, got '8'",
+        ),
+        ({"encoders": {"text": {"name": "pool", "dropout": "0"}}, "alignment": {}}, "text.dropout: must be of type"),
         ({"labels": {"name": "ulgm", "exclude_zero": 1}}, "labels.exclude_zero: must be of type bool, got 1"),
     ],
 )
@@ -106,7 +112,8 @@ def test_fingerprint_does_not_depend_on_key_order() -> None:
     assert list(turned) != list(data)
     config = read()
     assert MemberConfig.from_dict(turned).fingerprint() == config.fingerprint()
-    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1}) != fingerprint({"a": 1, "b": [2, 1]})
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
+    assert fingerprint({"a": 1, "b": [1, 2]}) != fingerprint({"a": 1, "b": [2, 1]})
     assert len(config.fingerprint()) == 12 and config.fingerprint() != read(width=9).fingerprint()
 
 

@@ -1,0 +1,186 @@
+"""Reads a run folder into one frozen record; everything in the report is made from it."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from search.confirm import OPENINGS, read_record
+from search.explain import read_explanation
+from search.ledger import REASON, RESULT, SECONDS, STATES, open_study
+from search.nodes import Arms, Leaf, Values
+from search.run_folder import RunFolder
+from search.study import StudyConfig
+
+MAX_CURVES = 200
+"""Learning curves drawn; a page with more is slow and shows no more."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial of the search: ``value`` if it is complete, ``rungs`` its best values so far by epoch."""
+
+    number: int
+    state: str
+    value: float | None
+    rungs: Mapping[int, float]
+    params: Mapping[str, Any]
+    reason: str | None
+    seconds: float | None
+    parameters: int | None
+
+    @property
+    def last(self) -> float | None:
+        """The value it ended with: its own, or that of the rung where it was dropped."""
+        return self.value if self.value is not None else self.rungs.get(self.last_rung or 0)
+
+    @property
+    def last_rung(self) -> int | None:
+        """The last epoch at which it was compared with the others."""
+        return max(self.rungs, default=None)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The valid metric by epoch, the mean over a trial's seeds."""
+
+    epochs: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything that is known of a run."""
+
+    path: str
+    config: StudyConfig
+    facts: Mapping[str, Any]
+    leaves: Mapping[str, Leaf]
+    trials: tuple[TrialRecord, ...]
+    curves: Mapping[int, Curve]
+    confirm: Mapping[str, Any] | None
+    explain: Mapping[str, Any] | None
+    openings: int
+    seconds: float
+
+    @property
+    def metric(self) -> str:
+        return self.config.objective.metric
+
+    @property
+    def minimize(self) -> bool:
+        return self.config.objective.direction == "minimize"
+
+    @property
+    def sign(self) -> float:
+        """What a value is multiplied with so that smaller is better."""
+        return 1.0 if self.minimize else -1.0
+
+    @property
+    def ranked(self) -> list[TrialRecord]:
+        """Complete trials, the best first."""
+        return rank(self.trials, self.sign)
+
+    @property
+    def winner(self) -> int | None:
+        """The confirmed winner's trial, or None before confirmation."""
+        return None if self.confirm is None else int(self.confirm["winner"])
+
+    def count(self, state: str) -> int:
+        return sum(t.state == state for t in self.trials)
+
+    def candidate(self, number: int) -> Mapping[str, Any]:
+        """Return a confirmed candidate's part of ``confirm.json``."""
+        assert self.confirm is not None
+        found: Mapping[str, Any] = next(c for c in self.confirm["candidates"] if c["trial"] == number)
+        return found
+
+    def modules(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those choices among ``params`` that differ from the baseline's."""
+        chosen = {k: v for k, v in params.items() if isinstance(self.leaves.get(k), Arms | Values)}
+        return {k: v for k, v in chosen.items() if v != self.leaves[k].default}
+
+
+def collect(folder: Path, storage: str | None = None) -> RunRecord:
+    """Read a run folder, finished or not.
+
+    ``storage`` replaces the one in ``resolved.yaml``, which is written without its password.
+
+    Raises:
+        UserError: this is no run folder, or its study cannot be opened.
+    """
+    run = RunFolder(folder)
+    config = run.config()
+    if storage is not None:
+        config = config.model_copy(update={"storage": storage})
+    study = open_study(config, run)
+    trials = tuple(_trial(t) for t in study.get_trials(deepcopy=False))
+    sign = 1.0 if config.objective.direction == "minimize" else -1.0
+    confirm = read_record(folder / "confirm")
+    first = [] if confirm is None else [confirm["winner"], confirm["baseline"]]
+    drawn = [*first, *_spread([t.number for t in trials], [t.number for t in rank(trials, sign)])]
+    return RunRecord(
+        path=str(folder),
+        config=config,
+        facts=run.facts() if (folder / "lock.json").exists() else {},
+        leaves=config.search_space().leaves(),
+        trials=trials,
+        curves={n: c for n in dict.fromkeys(drawn) if (c := _curve(run.trial(n) / "curve.csv")) is not None},
+        confirm=confirm,
+        explain=read_explanation(folder / "confirm"),
+        openings=len(study.user_attrs.get(OPENINGS, [])),
+        seconds=float(study.user_attrs.get(SECONDS, 0.0)),
+    )
+
+
+def rank(trials: Iterable[TrialRecord], sign: float) -> list[TrialRecord]:
+    """Return the complete trials, those with the smallest ``sign * value`` first."""
+    return [t for _, _, t in sorted((sign * t.value, t.number, t) for t in trials if t.value is not None)]
+
+
+def _trial(trial: FrozenTrial) -> TrialRecord:
+    result = trial.user_attrs.get(RESULT, {})
+    return TrialRecord(
+        number=trial.number,
+        state=STATES[trial.state],
+        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        rungs=dict(trial.intermediate_values),
+        params=trial.params,
+        reason=_reason(trial),
+        seconds=result.get("seconds"),
+        parameters=result.get("parameters"),
+    )
+
+
+def _reason(trial: FrozenTrial) -> str | None:
+    if trial.state != TrialState.FAIL:
+        return None
+    return str(trial.user_attrs.get(REASON, "no reason was recorded"))
+
+
+def _spread(numbers: Sequence[int], ranked: Sequence[int]) -> list[int]:
+    """Return at most ``MAX_CURVES`` trials: the best tenth of that, and the others evenly over the search."""
+    if len(numbers) <= MAX_CURVES:
+        return list(numbers)
+    best = list(ranked[: MAX_CURVES // 10])
+    others = [n for n in numbers if n not in set(best)]
+    even = np.linspace(0, len(others) - 1, MAX_CURVES - len(best)).round().astype(int)
+    return best + [others[i] for i in even]
+
+
+def _curve(path: Path) -> Curve | None:
+    if not path.exists():
+        return None
+    by_epoch: dict[int, list[float]] = defaultdict(list)
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            by_epoch[int(row["epoch"])].append(float(row["valid"]))
+    epochs = tuple(sorted(by_epoch))
+    return Curve(epochs, tuple(float(np.mean(by_epoch[e])) for e in epochs)) if epochs else None
