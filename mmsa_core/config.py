@@ -55,7 +55,8 @@ class HeadsConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW per member; ``clip`` bounds the gradient's norm, ``text``, ``audio`` and ``vision`` scale ``lr`` for encoders."""
+    """AdamW per member; ``clip`` bounds the gradient's norm, ``text``, ``audio`` and ``vision`` scale ``lr`` for
+    encoders."""
 
     lr: float = 1e-3
     weight_decay: float = 1e-4
@@ -102,7 +103,9 @@ class MemberConfig:
         if not encoders:
             raise UserError(f"{place}.encoders: must name at least one modality, e.g. encoders: {{text: pool}}")
         pairs = _mapping(data.get("alignment", {}), f"{place}.alignment")
-        known = [f"{a}-{b}" for i, a in enumerate(MODALITIES) for b in MODALITIES[i + 1 :] if a in encoders and b in encoders]
+        known = [
+            f"{a}-{b}" for i, a in enumerate(MODALITIES) for b in MODALITIES[i + 1 :] if a in encoders and b in encoders
+        ]
         _check_keys(pairs, known, f"{place}.alignment")
         alignment = {k: _pair(pairs[k], f"{place}.alignment.{k}") for k in known if k in pairs}
         return MemberConfig(
@@ -138,7 +141,8 @@ class MemberConfig:
         return fingerprint(self.to_dict())
 
     def signature(self) -> str:
-        """Return what must be equal inside a population: everything that is not a float (of a completed configuration)."""
+        """Return what must be equal inside a population: everything that is not a float (of a completed
+        configuration)."""
         return json.dumps(_without_floats(self.to_dict()), sort_keys=True)
 
 

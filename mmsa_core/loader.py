@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmsa_core import registry
@@ -70,6 +71,6 @@ def widths(batch: Batch, config: MemberConfig) -> dict[str, int]:
     return {m: f.values.shape[-1] for m, f in zip(config.modalities, batch.features, strict=True)}
 
 
-def _tensor(array: np.ndarray, device: torch.device) -> Tensor:  # type: ignore[type-arg]
+def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:
     """Copy to the device: arrays shared between processes are read-only, which torch does not accept."""
     return torch.tensor(array, device=device)

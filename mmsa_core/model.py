@@ -20,7 +20,8 @@ from mmsa_core.tensors import Batch, LabelTable, Outputs, Pair
 
 
 class Head(nn.Module):
-    """Dropout, two hidden layers with ReLU and a linear output; also returns the first hidden layer, as Self-MM needs it."""
+    """Dropout, two hidden layers with ReLU and a linear output; also returns the first hidden layer, as Self-MM needs
+    it."""
 
     def __init__(self, inputs: int, config: HeadsConfig) -> None:
         super().__init__()
@@ -55,9 +56,7 @@ class SentimentModel(nn.Module):
     def forward(self, batch: Batch) -> Outputs:
         present = batch.available.unbind(1)
         embeddings = [_only(a, e(f)) for e, f, a in zip(self.encoders, batch.features, present, strict=True)]
-        parts = [
-            _only(a, torch.relu(p(e))) for p, e, a in zip(self.projections, embeddings, present, strict=True)
-        ]
+        parts = [_only(a, torch.relu(p(e))) for p, e, a in zip(self.projections, embeddings, present, strict=True)]
         prediction, fused = self.head(self.fusion(torch.stack(parts, 1), batch.available))
         heads = [head(part) for head, part in zip(self.unimodal_heads, parts, strict=False)]
         unimodal = torch.stack([h[0] for h in heads], 1) if heads else prediction.new_zeros(len(prediction), 0)
@@ -69,16 +68,16 @@ class AlignedPair(nn.Module):
 
     def __init__(self, config: PairConfig, positions: tuple[int, int], dims: tuple[int, int], place: str) -> None:
         super().__init__()
+        if registry.load("alignment", config.alignment.name).equal_dims and dims[0] != dims[1]:
+            raise UserError(
+                f"{place}: {config.alignment.name} at the encoder output needs encoders of equal dim, got {dims[0]} "
+                f"and {dims[1]}; set place: projection, or the same dim for both encoders"
+            )
         self.positions = positions
         self.at_encoder = config.place == "encoder"
         self.normalize = config.normalize
         self.weight = hyper(config.weight)
         self.alignment: Alignment = registry.build("alignment", config.alignment.name, *dims, **config.alignment.params)
-        if self.alignment.equal_dims and dims[0] != dims[1]:
-            raise UserError(
-                f"{place}: {config.alignment.name} at the encoder output needs encoders of equal dim, got {dims[0]} and "
-                f"{dims[1]}; set place: projection, or the same dim for both encoders"
-            )
 
     def forward(self, outputs: Outputs, batch: Batch, labels: Float[Tensor, "batch"]) -> Float[Tensor, ""]:
         """Return the weighted loss of this pair."""
@@ -88,7 +87,8 @@ class AlignedPair(nn.Module):
         loss = self.alignment(pair)
         if self.normalize:
             loss = loss / self.alignment.chance(pair)
-        return self.weight * loss
+        weighted: Tensor = self.weight * loss
+        return weighted
 
 
 class Member(nn.Module):

@@ -1,4 +1,5 @@
-"""Random numbers that depend on a member's own seed and step alone: stateless, equal on every device and in any company."""
+"""Random numbers that depend on a member's own seed and step alone: stateless, equal on every device and in any
+company."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def uniform_bits(shape: tuple[int, ...], key: Int[Tensor, ""]) -> Int[Tensor, ".
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask is a function of the member's seed, the step and the layer (``key`` is set by the population)."""
+    """Dropout whose mask is a function of the member's seed, the step and the layer (``key`` is set by the
+    population)."""
 
     def __init__(self, p: float = 0.0) -> None:
         super().__init__()

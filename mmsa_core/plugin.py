@@ -1,4 +1,4 @@
-"""The abstract plug-in kinds. A plug-in is one file with one class, written for ONE member: it never sees the member axis.
+"""The abstract plug-in kinds. A plug-in is one file with one class, written for ONE member.
 
 Float constructor arguments become 0-dim buffers (``self.rate = hyper(rate)``), so that members of one population may
 differ in them; every other argument is structure. Random draws come only from :class:`mmsa_core.noise.Dropout`.
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmsa_core.tensors import Features, LabelTable, Outputs, Pair
+from mmsa_core.tensors import Features, Outputs, Pair
 
 
 def hyper(value: float) -> nn.Buffer:
@@ -23,7 +23,8 @@ def hyper(value: float) -> nn.Buffer:
 
 
 class Encoder(nn.Module, ABC):
-    """Turns one modality's sequence into one vector. Constructor: ``(inputs, *, ...)``; ``inputs`` is the feature width."""
+    """Turns one modality's sequence into one vector. Constructor: ``(inputs, *, ...)``; ``inputs`` is the feature
+    width."""
 
     dim: int
 
@@ -88,7 +89,9 @@ class LabelGenerator(nn.Module, ABC):
     """
 
     @abstractmethod
-    def targets(self, rows: Int[Tensor, "batch"]) -> tuple[Float[Tensor, "batch modality"], Float[Tensor, "batch modality"]]:
+    def targets(
+        self, rows: Int[Tensor, "batch"]
+    ) -> tuple[Float[Tensor, "batch modality"], Float[Tensor, "batch modality"]]:
         """Return the unimodal labels of training rows ``rows`` and how much each counts in the loss."""
 
     @abstractmethod

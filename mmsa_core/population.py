@@ -75,11 +75,15 @@ class Population:
     def predict(self, data: Batch) -> Float[Tensor, "member row"]:
         """Return every member's predictions for a whole split."""
         self.template.eval()
-        parameters, keys = self._parameters(self.weights.detach()), self._keys(torch.zeros(len(self.seeds), dtype=torch.int32))
+        parameters, keys = (
+            self._parameters(self.weights.detach()),
+            self._keys(torch.zeros(len(self.seeds), dtype=torch.int32)),
+        )
 
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
             own = {k.removeprefix("model."): v for k, v in {**parameters, **buffers}.items() if k.startswith("model.")}
-            return functional_call(self.template.model, own, (batch,)).prediction
+            prediction: Tensor = functional_call(self.template.model, own, (batch,)).prediction
+            return prediction
 
         chunks = torch.arange(len(data.available), device=self.train.device).split(EVALUATION_ROWS)
         with torch.no_grad():
@@ -90,7 +94,9 @@ class Population:
     def model_states(self) -> dict[str, Tensor]:
         """Return the inference part of every member, stacked: parameters and float settings of ``SentimentModel``."""
         everything = {**self._parameters(self.weights.detach()), **self.buffers}
-        return {k.removeprefix("model."): v[: self.alive].clone() for k, v in everything.items() if k.startswith("model.")}
+        return {
+            k.removeprefix("model."): v[: self.alive].clone() for k, v in everything.items() if k.startswith("model.")
+        }
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all members but ``rows``; the survivors go on exactly as they would have.
@@ -131,8 +137,9 @@ class Population:
         return order.to(self.train.device), keys.to(self.train.device)
 
     def _step(self, rows: Int[Tensor, "member batch"], keys: Int[Tensor, "member"], epoch: Tensor) -> Tensor:
-        """Take one optimiser step. Every member gets its own copy of its samples, even where seeds agree: a batch shared by
-        all would turn its products into one whose rounding depends on the number of members, for less than 10 % of time."""
+        """Take one optimiser step. Every member gets its own copy of its samples, even where seeds agree: a batch
+        shared by all would turn its products into one whose rounding depends on the number of members, for less than
+        10 % of time."""
         parameters = self._parameters(self.weights)
         call = vmap(self._loss, in_dims=(0, 0, 0, 0, 0, None))
         buffers = {**self.buffers, **self._keys(keys)}
@@ -146,7 +153,13 @@ class Population:
         return loss.detach()
 
     def _loss(
-        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch, rows: Tensor, labels: Tensor, epoch: Tensor
+        self,
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        batch: Batch,
+        rows: Tensor,
+        labels: Tensor,
+        epoch: Tensor,
     ) -> Tensor:
         result: Tensor = functional_call(self.template, (parameters, buffers), (batch, rows, labels, epoch))
         return result

@@ -21,8 +21,8 @@ ROWS = 512
 def predict(config: MemberConfig, states: Mapping[str, Tensor], split: Split) -> NDArray[np.float32]:
     """Return predictions [member, row] of members of one completed configuration.
 
-    ``states`` are the stacked parameters and settings of :class:`SentimentModel` (leading member axis), and ``split`` is
-    scaled as in training.
+    ``states`` are the stacked parameters and settings of :class:`SentimentModel` (leading member axis), and ``split``
+    is scaled as in training.
     """
     data = SplitTensors(split, torch.device("cpu"))
     batch = data.batch(config)

@@ -1,7 +1,7 @@
 """LSTM and GRU sequences that run under ``vmap``: one native (oneDNN or cuDNN) call per member.
 
-PyTorch has no batching rule for its recurrent kernels, and decomposing them is 4 to 10 times slower on a CPU than a call
-per member, so the rule here is that call.
+PyTorch has no batching rule for its recurrent kernels, and decomposing them is 4 to 10 times slower on a CPU than a
+call per member, so the rule here is that call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 Cell = Literal["lstm", "gru"]
 
 
-def run(cell: Cell, x: Float[Tensor, "batch time inputs"], weights: tuple[Tensor, ...]) -> Float[Tensor, "batch time hidden"]:
+def run(
+    cell: Cell, x: Float[Tensor, "batch time inputs"], weights: tuple[Tensor, ...]
+) -> Float[Tensor, "batch time hidden"]:
     """Run one member's one-layer recurrence; ``weights`` are w_ih, w_hh, b_ih and b_hh as in :class:`torch.nn.LSTM`."""
     start = x.new_zeros(1, x.shape[0], weights[1].shape[1])
     flat = [w.contiguous() for w in weights]
@@ -67,7 +69,9 @@ class LastState(nn.Module):
     def forward(
         self, values: Float[Tensor, "batch time inputs"], mask: Bool[Tensor, "batch time"]
     ) -> Float[Tensor, "batch {self.hidden}"]:
-        states = Recurrence.apply(self.cell, values, self.w_ih, self.w_hh, self.b_ih, self.b_hh)
+        states: Tensor = Recurrence.apply(  # type: ignore[no-untyped-call]  # torch's
+            self.cell, values, self.w_ih, self.w_hh, self.b_ih, self.b_hh
+        )
         length = mask.sum(1)
         last = (length - 1).clamp(min=0)[:, None, None].expand(-1, 1, self.hidden)
         state = torch.gather(states, 1, last)[:, 0]

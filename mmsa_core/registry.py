@@ -1,4 +1,5 @@
-"""Finds plug-ins by their file: ``build("alignment", "coral", 32, 32)`` makes the one class of ``alignment/coral.py``."""
+"""Finds plug-ins by their file: ``build("alignment", "coral", 32, 32)`` makes the one class of
+``alignment/coral.py``."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def load(kind: str, name: str) -> type[Any]:
     if name not in names(kind):
         raise UserError(f"{kind}: there is no plug-in {name!r}{nearest(name, names(kind))}")
     module = importlib.import_module(f"mmsa_core.{kind}.{name}")
-    classes = [c for n, c in vars(module).items() if inspect.isclass(c) and c.__module__ == module.__name__ and n[0] != "_"]
+    classes = [
+        c for n, c in vars(module).items() if inspect.isclass(c) and c.__module__ == module.__name__ and n[0] != "_"
+    ]
     assert len(classes) == 1, f"{module.__name__} must hold exactly one public class, found {classes}"
     return classes[0]
 

@@ -1,4 +1,5 @@
-"""The tensors that modules exchange. Everything here is for ONE member; the population adds its axis by ``torch.func.vmap``."""
+"""The tensors that modules exchange. Everything here is for ONE member; the population adds its axis by
+``torch.func.vmap``."""
 
 from __future__ import annotations
 

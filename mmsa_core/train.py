@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmsa_core.atomic import replacing
+from mmsa_core.errors import UserError, nearest
 from mmsa_core.loader import SplitTensors
-from mmsa_core.metrics import DIRECTIONS, objective_rows
+from mmsa_core.metrics import DIRECTIONS, METRICS, Convention, objective_rows
 from mmsa_core.population import MemberSpec, Population
 
 
@@ -30,7 +31,21 @@ class Objective:
     """What a member is judged by on the valid split: a metric of :mod:`mmsa_core.metrics` in a convention."""
 
     metric: str = "mae"
-    convention: str = "mosi"
+    convention: Convention = "mosi"
+
+    @staticmethod
+    def checked(metric: str, convention: str) -> Objective:
+        """Return the objective that a person named.
+
+        Raises:
+            UserError: there is no such convention, or it has no such metric.
+        """
+        if convention not in METRICS:
+            raise UserError(f"convention: there is no {convention!r}{nearest(convention, METRICS)}")
+        known = METRICS[cast(Convention, convention)]
+        if metric not in known:
+            raise UserError(f"metric: {convention} has no {metric!r}{nearest(metric, known)}")
+        return Objective(metric, cast(Convention, convention))
 
     @property
     def sign(self) -> float:
@@ -56,7 +71,8 @@ class Verdict:
 
 @dataclass
 class MemberRun:
-    """One member's course: its curve, and value, epoch, predictions and (if it was not dropped) model state of its best epoch."""
+    """One member's course: its curve, and value, epoch, predictions and (if it was not dropped) model state of its
+    best epoch."""
 
     curve: list[tuple[int, float, float]] = field(default_factory=list)
     value: float = float("nan")

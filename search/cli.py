@@ -44,7 +44,9 @@ Model = Annotated[Path, typer.Argument(help="A model folder, e.g. runs/mosi-modu
 @app.command()
 def run(
     study: Annotated[Path, typer.Argument(help="The study file.", metavar="STUDY.yaml")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, e.g. budget.trials=50.", metavar="KEY=VALUE")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes, e.g. budget.trials=50.", metavar="KEY=VALUE")
+    ] = None,
     data: Data = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/<study> by default.")] = None,
     deterministic: Annotated[
@@ -62,7 +64,11 @@ def run(
     opened = pipeline.open_new(config, study, out or Path("runs") / config.study, dry=check)
     if check:
         count = opened.space.count()
-        _say(f"{study}: sound; {count.structures:,} structures, {count.continuous} further parameters", as_json, asdict(count))
+        _say(
+            f"{study}: sound; {count.structures:,} structures, {count.continuous} further parameters",
+            as_json,
+            asdict(count),
+        )
         return
     with Progress(config.study, as_json) as progress:
         record = pipeline.run(opened, deterministic, progress)
@@ -70,7 +76,9 @@ def run(
 
 
 @app.command()
-def status(run: Run, watch: Annotated[bool, typer.Option(help="Show it again every 2 seconds.")] = False, as_json: Json = False) -> None:
+def status(
+    run: Run, watch: Annotated[bool, typer.Option(help="Show it again every 2 seconds.")] = False, as_json: Json = False
+) -> None:
     """Show how far a study is."""
     from search import show
 
@@ -111,7 +119,9 @@ def modules(as_json: Json = False) -> None:
 
 
 @app.command()
-def confirm(run: Run, overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE")] = None, as_json: Json = False) -> None:
+def confirm(
+    run: Run, overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE")] = None, as_json: Json = False
+) -> None:
     """Confirm the leaders again, e.g. with seeds.confirm=40, and explain, report and export what that gives."""
     _stages(run, overrides, as_json)
 
@@ -157,16 +167,19 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train one configuration with several seeds and write a model folder."""
+    from mmsa_core.train import Objective
     from search import show
 
-    show.train(config, data, seeds, (metric, convention), nonfinite, out, as_json)
+    show.train(config, data, seeds, Objective.checked(metric, convention), nonfinite, out, as_json)
 
 
 @app.command()
 def evaluate(
     model: Model,
     data: Data = None,
-    split: Annotated[str, typer.Option(help="train, valid or test (an opening of the study's test split is counted).")] = "valid",
+    split: Annotated[
+        str, typer.Option(help="train, valid or test (an opening of the study's test split is counted).")
+    ] = "valid",
     as_json: Json = False,
 ) -> None:
     """Print a model's metrics on a split."""

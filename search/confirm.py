@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from mmsa_core.atomic import replacing, write_text
 from mmsa_core.config import MemberConfig, fingerprint
 from mmsa_core.data.split import Split
-from mmsa_core.metrics import DIRECTIONS, evaluate
+from mmsa_core.metrics import DIRECTIONS, Convention, evaluate
 from mmsa_core.noise import mix
 from mmsa_core.predict import predict
 from search.populations import Reply, Result, Slot, Task, Wait
@@ -64,10 +64,17 @@ def confirm_seeds(config: StudyConfig) -> list[int]:
 
 
 class ConfirmPlan:
-    """Source of confirmation tasks: every candidate with every seed, in populations of ``size``; files are the record."""
+    """Source of confirmation tasks: every candidate with every seed, in populations of ``size``; files are the
+    record."""
 
     def __init__(
-        self, candidates: Sequence[Candidate], seeds: Sequence[int], folder: Path, size: int, study: StudyConfig, label: str
+        self,
+        candidates: Sequence[Candidate],
+        seeds: Sequence[int],
+        folder: Path,
+        size: int,
+        study: StudyConfig,
+        label: str,
     ) -> None:
         self.folder = folder
         self.label = label
@@ -79,7 +86,7 @@ class ConfirmPlan:
             for part in _even(missing, size):
                 path = folder / candidate.mark / f"{fingerprint(part)}.safetensors"
                 slots = tuple(Slot(k, seed, candidate.config) for k, seed in enumerate(part))
-                task = Task(str(path), slots, (), objective.metric, objective.convention, keep_states=True)
+                task = Task(str(path), slots, (), objective.metric, objective.decided, keep_states=True)
                 self.queue.append(task)
         self.total = len(self.queue)
         self.running: dict[str, Task] = {}
@@ -146,7 +153,9 @@ def load(folder: Path, candidate: Candidate, seeds: Sequence[int]) -> Confirmed:
     )
 
 
-def metric_rows(predictions: NDArray[np.float32], target: NDArray[np.float32], convention: str) -> dict[str, list[float]]:
+def metric_rows(
+    predictions: NDArray[np.float32], target: NDArray[np.float32], convention: Convention
+) -> dict[str, list[float]]:
     """Return every metric of every member: name -> one value per seed."""
     rows = [evaluate(p, target, convention) for p in predictions]
     return {name: [row[name] for row in rows] for name in rows[0]}
@@ -158,30 +167,36 @@ def estimates(rows: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float 
 
 
 def judge(
-    study: StudyConfig, leaders: Sequence[tuple[int, Candidate]], baseline: tuple[int, Candidate], folder: Path, valid: Split
+    study: StudyConfig,
+    leaders: Sequence[tuple[int, Candidate]],
+    baseline: tuple[int, Candidate],
+    folder: Path,
+    valid: Split,
 ) -> dict[str, Any]:
     """Compare the confirmed candidates on the valid split and name the winner: the best mean of the study's metric."""
     seeds = confirm_seeds(study)
-    metric, convention = study.objective.metric, study.objective.convention
+    metric, convention = study.objective.metric, study.objective.decided
     sign = 1.0 if DIRECTIONS[metric] == "minimize" else -1.0
-    rows, table = {}, []
+    by_seed: dict[int, dict[int, float]] = {}
+    table: list[dict[str, Any]] = []
     for number, candidate in dict([baseline, *leaders]).items():
         members = load(folder, candidate, seeds)
-        rows[number] = dict(zip(members.seeds, (r := metric_rows(members.predictions, valid.labels, convention))[metric], strict=True))
+        rows = metric_rows(members.predictions, valid.labels, convention)
+        by_seed[number] = dict(zip(members.seeds, rows[metric], strict=True))
         table.append(
             {
                 "trial": number,
                 "config": members.config,
-                "valid": estimates(r),
+                "valid": estimates(rows),
                 "seconds": members.seconds,
                 "parameters": members.parameters,
                 "best_epoch": float(np.mean(members.best_epochs)),
                 "failures": members.failures,
             }
         )
-    reference = rows[baseline[0]]
+    reference = by_seed[baseline[0]]
     for entry in table:
-        own = rows[entry["trial"]]
+        own = by_seed[entry["trial"]]
         common = [s for s in own if s in reference]
         entry["difference"] = paired([own[s] for s in common], [reference[s] for s in common]).to_dict()
     table.sort(key=lambda entry: sign * entry["valid"][metric]["mean"])
@@ -245,7 +260,9 @@ def _even(seeds: Sequence[int], size: int) -> list[list[int]]:
 
 
 def _file(path: Path, task: Task, result: Result) -> None:
-    whole = [(s, o) for s, o in zip(task.slots, result.outcomes, strict=True) if o.failure is None and o.state is not None]
+    whole = [
+        (s, o) for s, o in zip(task.slots, result.outcomes, strict=True) if o.failure is None and o.state is not None
+    ]
     failures = [f"seed {s.seed}: {o.failure}" for s, o in zip(task.slots, result.outcomes, strict=True) if o.failure]
     meta = {
         "config": whole[0][1].config if whole else dict(task.slots[0].config),

@@ -1,4 +1,5 @@
-"""Which modules matter: Optuna's importances, and the effect of every module by switching it off with the same seeds."""
+"""Which modules matter: Optuna's importances, and the effect of every module by switching it off with the same
+seeds."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ def effects(
     study: StudyConfig, winner: Candidate, found: Sequence[Switch], folder: Path, valid: Split
 ) -> list[dict[str, Any]]:
     """Return each switch's effect on the study's metric, winner minus switched, paired by seed, largest gain first."""
-    metric, convention = study.objective.metric, study.objective.convention
+    metric, convention = study.objective.metric, study.objective.decided
     seeds = confirm_seeds(study)
 
     def values(candidate: Candidate) -> dict[int, float]:
@@ -130,6 +131,6 @@ def _sentence(switch: Switch, metric: str, difference: Estimate) -> str:
             f"{visible:.3f} was the smallest effect visible"
         )
     return (
-        f"{switch.place}: {switch.chosen} {verb} {metric} by {abs(difference.mean):.3f} [{low:.3f}, {high:.3f}] against "
-        f"{switch.against} over {difference.n} seeds; {visible:.3f} was the smallest effect visible"
+        f"{switch.place}: {switch.chosen} {verb} {metric} by {abs(difference.mean):.3f} [{low:.3f}, {high:.3f}] "
+        f"against {switch.against} over {difference.n} seeds; {visible:.3f} was the smallest effect visible"
     )

@@ -127,7 +127,9 @@ def train_model(
     done = fit([MemberSpec(config, s) for s in seeds], *tensors, objective=objective)
     whole = [(s, r) for s, r in zip(seeds, done.runs, strict=True) if r.failure is None]
     if not whole:
-        raise UserError(f"training failed with every seed; the first: {done.runs[0].failure}; try a smaller optimizer.lr")
+        raise UserError(
+            f"training failed with every seed; the first: {done.runs[0].failure}; try a smaller optimizer.lr"
+        )
     predictions = np.stack([r.predictions for _, r in whole if r.predictions is not None])
     states = [r.state for _, r in whole if r.state is not None]
     metrics = {"valid": estimates(metric_rows(predictions, valid.labels, objective.convention))}
@@ -148,7 +150,8 @@ def train_model(
 
 
 def verify(folder: Path, data: str | None, limit: int | None) -> dict[str, Any]:
-    """Train an exported model again, with its own seeds, and compare the valid metric seed by seed with the recorded one.
+    """Train an exported model again, with its own seeds, and compare the valid metric seed by seed with the recorded
+    one.
 
     Raises:
         UserError: the data is not what the model was trained on.
@@ -158,7 +161,7 @@ def verify(folder: Path, data: str | None, limit: int | None) -> dict[str, Any]:
     dataset = open_dataset(data or facts["data_path"], model.modalities, facts["nonfinite"])
     if dataset.fingerprint() != facts["data_fingerprint"]:
         raise UserError(f"{dataset.path}: is not the data this model was trained on; give that file with --data")
-    train, valid = (model.scaler.apply(dataset.split(name)) for name in ("train", "valid"))  # type: ignore[arg-type]
+    train, valid = (model.scaler.apply(dataset.split(name)) for name in ("train", "valid"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seeds = facts["seeds"][:limit]
     objective = Objective(facts["metric"], facts["convention"])

@@ -58,7 +58,9 @@ class _Running:
 class Ledger:
     """Source of search tasks: every question and answer of the search goes through here."""
 
-    def __init__(self, config: StudyConfig, space: Space, folder: RunFolder, size: int, deterministic: bool = False) -> None:
+    def __init__(
+        self, config: StudyConfig, space: Space, folder: RunFolder, size: int, deterministic: bool = False
+    ) -> None:
         """``size`` is the number of members in a population."""
         self.config = config
         self.space = space
@@ -109,7 +111,11 @@ class Ledger:
         for number, frozen in open_trials.items():
             if epoch not in frozen.intermediate_values:
                 Trial(self.study, frozen._trial_id).report(means[number], epoch)
-        view = _View(self.study, entry.generation, {s.trial for s in entry.task.slots}) if self.deterministic else self.study
+        view = (
+            _View(self.study, entry.generation, {s.trial for s in entry.task.slots})
+            if self.deterministic
+            else self.study
+        )
         weak = {n for n in open_trials if self.pruner.prune(view, self._trial(n))}  # type: ignore[arg-type]
         for number in sorted(weak):
             self.study.tell(number, state=TrialState.PRUNED)
@@ -188,7 +194,7 @@ class Ledger:
         first, config = self._ask_trial(seed, {})
         asked = [(first, config)]
         structure = self.space.structural(first.params)
-        strays = []
+        strays: list[tuple[Trial, dict[str, Any]]] = []
         for k in range(1, min(self.trials_per_task, left)):
             trial, config = self._ask_trial(mix(seed, k), structure)
             same = self.space.structural(trial.params) == structure
@@ -210,7 +216,13 @@ class Ledger:
             mark = fingerprint(config)
             replicate, seen[mark] = seen[mark], seen[mark] + 1
             seeds = search_seeds(self.config, replicate)
-            record = {"name": name, "generation": generation, "seeds": seeds, "fingerprint": mark, "owner": this_process()}
+            record = {
+                "name": name,
+                "generation": generation,
+                "seeds": seeds,
+                "fingerprint": mark,
+                "owner": this_process(),
+            }
             trial.set_user_attr(POPULATION, record)
             slots += [self._slot(trial.number, seed, config) for seed in seeds]
         self._queue.append(_Running(self._task(name, slots), generation))
@@ -219,7 +231,7 @@ class Ledger:
         rungs = self.config.rungs.epochs
         objective = self.config.objective
         path = str(self.folder.checkpoint(name))
-        return Task(name, tuple(slots), rungs[:-1], objective.metric, objective.convention, path)
+        return Task(name, tuple(slots), rungs[:-1], objective.metric, objective.decided, path)
 
     def _slot(self, number: int, seed: int, config: Mapping[str, Any]) -> Slot:
         return Slot(number, seed, {**config, "epochs": self.config.rungs.epochs[-1]})
@@ -243,8 +255,8 @@ class Ledger:
     # ---- taking up what a dead driver left -----------------------------------------------------------------------
 
     def _adopt(self) -> None:
-        """Queue the RUNNING trials of processes that are gone: by population, with its finished trials where a checkpoint
-        still holds their place; trials without a population were asked for but not labelled yet."""
+        """Queue the RUNNING trials of processes that are gone: by population, with its finished trials where a
+        checkpoint still holds their place; trials without a population were asked for but not labelled yet."""
         populations: dict[str, list[FrozenTrial]] = defaultdict(list)
         unlabelled = []
         for t in self._all():
@@ -254,7 +266,9 @@ class Ledger:
             elif t.state == TrialState.RUNNING:
                 unlabelled.append(t)
         for name, trials in populations.items():
-            orphans = [t for t in trials if t.state == TrialState.RUNNING and not _alive(t.user_attrs[POPULATION]["owner"])]
+            orphans = [
+                t for t in trials if t.state == TrialState.RUNNING and not _alive(t.user_attrs[POPULATION]["owner"])
+            ]
             if orphans:
                 kept = trials if self.folder.checkpoint(name).exists() else orphans
                 self._readopt(name, kept)
@@ -358,12 +372,15 @@ def open_study(config: StudyConfig, folder: RunFolder) -> optuna.Study:
         storage=storage, study_name=config.study, direction=config.objective.direction, load_if_exists=True
     )
     if study.direction.name.lower() != config.objective.direction:
-        raise UserError(f"storage: a study named {config.study!r} is there with direction {study.direction.name.lower()}")
+        raise UserError(
+            f"storage: a study named {config.study!r} is there with direction {study.direction.name.lower()}"
+        )
     return study
 
 
 def search_seeds(config: StudyConfig, replicate: int) -> list[int]:
-    """Return the seeds of a configuration's ``replicate``-th trial: common to all configurations, never used to confirm."""
+    """Return the seeds of a configuration's ``replicate``-th trial: common to all configurations, never used to
+    confirm."""
     count = config.seeds.search
     return [mix("search", config.seeds.base, i) for i in range(replicate * count, (replicate + 1) * count)]
 

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mmsa_core.metrics import Convention
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -27,7 +29,7 @@ class Task:
     slots: tuple[Slot, ...]
     rungs: tuple[int, ...]
     metric: str
-    convention: str
+    convention: Convention
     checkpoint: str | None = None
     keep_states: bool = False
 
@@ -42,8 +44,8 @@ class Reply:
 
 @dataclass
 class Outcome:
-    """What became of one slot. ``failure`` is a sentence, ``config`` what the model was built from, and ``state`` holds its
-    tensors by name where the task keeps them."""
+    """What became of one slot. ``failure`` is a sentence, ``config`` what the model was built from, and ``state``
+    holds its tensors by name where the task keeps them."""
 
     value: float = float("nan")
     best_epoch: int = 0

@@ -80,7 +80,9 @@ def facts(status: Mapping[str, Any]) -> dict[str, str]:
         shown = ("complete", "pruned", "failed", "running")
         found["trials"] = " · ".join(f"{counts[name]} {name}" for name in shown)
         best = status["best"]
-        found["best so far"] = "none yet" if best is None else f"{status['metric']} {best['value']:.4f} (trial {best['number']})"
+        found["best so far"] = (
+            "none yet" if best is None else f"{status['metric']} {best['value']:.4f} (trial {best['number']})"
+        )
         found["cost"] = f"{clock(status['used']['seconds'])} in all"
     if status.get("message"):
         found["note"] = status["message"]

@@ -1,4 +1,5 @@
-"""A run folder: what was asked, what it was run with, a folder per trial, and the lock that keeps a second driver out."""
+"""A run folder: what was asked, what it was run with, a folder per trial, and the lock that keeps a second driver
+out."""
 
 from __future__ import annotations
 
@@ -21,9 +22,11 @@ from search.populations import Outcome, Slot
 from search.processes import end, this_process
 from search.storage import without_password
 from search.study import StudyConfig
-from search.yaml_io import read_yaml, write_yaml
+from search.yaml_io import write_yaml
 
 PACKAGES = ("torch", "optuna", "ray", "numpy", "pandas", "transformers", "mmsa-search")
+STORAGE_VARIABLE = "MMSA_STORAGE"
+"""The environment variable with a storage URL whose password the run folder does not keep."""
 FREE = {"budget", "resources", "storage", "population", "max_failure_rate", "sampler"}
 """Parts of a study that may change when a run is taken up again; the others would make its trials incomparable."""
 
@@ -57,7 +60,8 @@ class RunFolder:
             write_yaml(self.path / "resolved.yaml", shown.resolved())
         except OSError as error:
             raise UserError(
-                f"{self.path}: cannot write the run folder: {error.strerror}; free space, change permissions, or give --out"
+                f"{self.path}: cannot write the run folder: {error.strerror}; "
+                "free space, change permissions, or give --out"
             ) from None
 
     def config(self, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -67,8 +71,19 @@ class RunFolder:
             UserError: this is no run folder.
         """
         if not (self.path / "resolved.yaml").exists():
-            raise UserError(f"{self.path}: no run folder is here (resolved.yaml is missing); give the folder that run made")
-        return StudyConfig.load(self.path / "resolved.yaml", overrides)
+            raise UserError(
+                f"{self.path}: no run folder is here (resolved.yaml is missing); give the folder that run made"
+            )
+        config = StudyConfig.load(self.path / "resolved.yaml", overrides)
+        if ":***@" not in config.storage:
+            return config
+        url = os.environ.get(STORAGE_VARIABLE)
+        if url is None:
+            raise UserError(
+                f"{self.path}: the storage's password is not kept in the run folder; "
+                f"set {STORAGE_VARIABLE} to the whole URL, or leave the password to ~/.pgpass"
+            )
+        return config.model_copy(update={"storage": url})
 
     def driver(self) -> int | None:
         """Return the process that is at work here, or None."""
@@ -148,7 +163,9 @@ class RunFolder:
             file.seek(0)
             owner = file.read().strip()
             file.close()
-            raise UserError(f"{self.path}: process {owner or 'unknown'} is at work here; wait, stop it, or give --out") from None
+            raise UserError(
+                f"{self.path}: process {owner or 'unknown'} is at work here; wait, stop it, or give --out"
+            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -162,14 +179,13 @@ class RunFolder:
                     f"{self.path}: holds a run with another {key}: {_short(before[key], now[key])}; give another --out"
                 )
         for key in ("search", "base"):
-            if before["seeds"][key] != now["seeds"][key]:
-                raise UserError(
-                    f"{self.path}: holds a run with seeds.{key}={before['seeds'][key]}, now {now['seeds'][key]}; give another --out"
-                )
-        was = self.facts().get("data_fingerprint")
-        if was != facts.get("data_fingerprint"):
+            was, wanted = before["seeds"][key], now["seeds"][key]
+            if was != wanted:
+                raise UserError(f"{self.path}: holds a run with seeds.{key}={was}, now {wanted}; give another --out")
+        was, wanted = self.facts().get("data_fingerprint"), facts.get("data_fingerprint")
+        if was != wanted:
             raise UserError(
-                f"{self.path}: holds a run on other data (fingerprint {was}, now {facts.get('data_fingerprint')}); give another --out"
+                f"{self.path}: holds a run on other data (fingerprint {was}, now {wanted}); give another --out"
             )
 
 

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 # Before Ray is imported: it reads these once. The first keeps every Ray process on the loopback interface.
@@ -65,7 +64,8 @@ class Placement:
 class Engine:
     """Runs sources on this machine (or the cluster that ``RAY_ADDRESS`` names); starts Ray when there is work, once.
 
-    While it is open, the first SIGINT or SIGTERM drains the source at work, and a second SIGINT ends the program at once.
+    While it is open, the first SIGINT or SIGTERM drains the source at work, and a second SIGINT ends the program at
+    once.
     """
 
     def __init__(self, placement: Placement, on_status: Callable[[Mapping[str, Any]], None]) -> None:
@@ -253,7 +253,7 @@ class _Searcher(Searcher):
         raise RuntimeError("not restored: run the study again and it goes on")
 
 
-class _Population(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
+class _Population(tune.Trainable):
     """One Tune trial: one task, trained in one step. The process and its data serve many tasks."""
 
     def setup(self, config: dict[str, Any], train: Split, valid: Split, desk: Any) -> None:

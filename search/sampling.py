@@ -20,9 +20,9 @@ POPULATION, ORIGIN, BASELINE = "population", "origin", "baseline"
 class RungPruner(optuna.pruners.BasePruner):
     """Asynchronous successive halving on a free list of rungs, without state of its own.
 
-    A trial that reaches a rung goes on if it is among the best ``keep`` of all that have reached it so far. Learning curves
-    of different structures cross, so the best of each population goes on in any case, up to the last rung: a combination is
-    judged at its own good settings. The baseline is never pruned.
+    A trial that reaches a rung goes on if it is among the best ``keep`` of all that have reached it so far. Learning
+    curves of different structures cross, so the best of each population goes on in any case, up to the last rung: a
+    combination is judged at its own good settings. The baseline is never pruned.
 
     Source: Li et al., MLSys 2020, arXiv:1810.05934, algorithm 2 (stopping variant); the exceptions are ours.
     """
@@ -62,8 +62,9 @@ def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
 def make_sampler(config: StudyConfig, seed: int, fixed: Mapping[str, Any]) -> optuna.samplers.BaseSampler:
     """Return the study's sampler with the parameters in ``fixed`` held.
 
-    The first third of a study is drawn at random, so that structures are seen before they are judged. TPE runs with ``multivariate=False, constant_liar=True``: with many trials asked before any is told, Optuna's default
-    did worse than random search.
+    The first third of a study is drawn at random, so that structures are seen before they are judged. TPE runs with
+    ``multivariate=False, constant_liar=True``: with many trials asked before any is told, Optuna's default did worse
+    than random search.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -20,6 +20,7 @@ from rich.table import Table
 from mmsa_core.errors import UserError
 
 if TYPE_CHECKING:
+    from mmsa_core.train import Objective
     from search.pipeline import Opened
 
 SPLITS = ("train", "valid", "test")
@@ -60,7 +61,12 @@ def modules(as_json: bool) -> None:
 
     cards = [registry.card(kind, name) for kind in registry.KINDS for name in registry.names(kind)]
     if as_json:
-        _json([{**asdict(c), "parameters": {p.name: {"kind": p.kind, "default": p.default} for p in c.parameters}} for c in cards])
+        _json(
+            [
+                {**asdict(c), "parameters": {p.name: {"kind": p.kind, "default": p.default} for p in c.parameters}}
+                for c in cards
+            ]
+        )
         return
     table = Table(box=None, pad_edge=False)
     for column in ("kind", "name", "meaning", "parameters"):
@@ -70,18 +76,15 @@ def modules(as_json: bool) -> None:
     Console().print(table)
 
 
-def train(
-    config: Path, data: str, seeds: int, objective: tuple[str, str], nonfinite: str, out: Path, as_json: bool
-) -> None:
+def train(config: Path, data: str, seeds: int, objective: Objective, nonfinite: str, out: Path, as_json: bool) -> None:
     """Train a configuration and print its metrics on the valid split."""
     from mmsa_core.config import MemberConfig
-    from mmsa_core.train import Objective
     from search import export
     from search.yaml_io import read_yaml
 
     _one_thread()
     member = MemberConfig.from_dict(read_yaml(config), str(config))
-    metrics = export.train_model(member, data, range(seeds), Objective(*objective), nonfinite, out)
+    metrics = export.train_model(member, data, range(seeds), objective, nonfinite, out)
     _metrics({"valid": metrics["valid"]}, as_json, {"model": str(out)})
 
 
@@ -132,7 +135,8 @@ def verify(model: Path, data: str | None, seeds: int | None, as_json: bool) -> N
     found = export.verify(model, data, seeds)
     if as_json:
         _json(found)
-    text = f"{found['metric']} of {len(found['seeds'])} seeds, recorded and again: largest difference {found['largest_difference']:.2g}"
+    gap = f"largest difference {found['largest_difference']:.2g}"
+    text = f"{found['metric']} of {len(found['seeds'])} seeds, recorded and again: {gap}"
     if not found["reproduced"]:
         raise UserError(f"{model}: not reproduced: {text}; compare versions and device in provenance.json")
     if not as_json:
@@ -164,7 +168,7 @@ def bench(data: str, members: str, config: Path | None, as_json: bool) -> None:
     member = complete(MemberConfig.from_dict(tree, str(config or "spaces/quick.yaml")))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     scaler = Scaler.fit(dataset.split("train"))
-    train, valid = (SplitTensors(scaler.apply(dataset.split(name)), device) for name in ("train", "valid"))  # type: ignore[arg-type]
+    train, valid = (SplitTensors(scaler.apply(dataset.split(name)), device) for name in ("train", "valid"))
     rows = benchmark.measure(member, train, valid, sizes)
     name = benchmark.device_name(device)
     if as_json:
@@ -187,7 +191,9 @@ def dashboard(run: Path, port: int) -> None:
     program = shutil.which("optuna-dashboard") or str(Path(sys.executable).parent / "optuna-dashboard")
     if not Path(program).exists():
         raise UserError("dashboard: optuna-dashboard is not installed; pip install 'mmsa-search[dashboard]'")
-    storage = {"journal": str(run / LOG_NAME), "sqlite": f"sqlite:///{run / 'study.db'}"}.get(config.storage, config.storage)
+    storage = {"journal": str(run / LOG_NAME), "sqlite": f"sqlite:///{run / 'study.db'}"}.get(
+        config.storage, config.storage
+    )
     subprocess.run([program, storage, "--host", "127.0.0.1", "--port", str(port)], check=False)
 
 
@@ -216,14 +222,18 @@ def result(opened: Opened, record: Mapping[str, Any], as_json: bool) -> None:
     if record.get("message"):
         console.print(f"[yellow]{record['message']}")
     params = opened.folder.best_params(record["winner"])
-    console.print(f"\n[bold]Best configuration[/] (trial {record['winner']}" + (", the baseline)" if winner is base else ")"))
+    console.print(
+        f"\n[bold]Best configuration[/] (trial {record['winner']}" + (", the baseline)" if winner is base else ")")
+    )
     for name, value in params.items():
         console.print(f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}")
     for split, best, plain in (
         ("valid", winner["valid"][metric], base["valid"][metric]),
         ("test", record["test"]["winner"][metric], record["test"]["baseline"][metric]),
     ):
-        console.print(f"[bold]{split} {metric}[/] {_interval(best)} over {best['n']} fresh seeds; baseline {_interval(plain)}")
+        console.print(
+            f"[bold]{split} {metric}[/] {_interval(best)} over {best['n']} fresh seeds; baseline {_interval(plain)}"
+        )
     console.print(f"test split opened {record['test_openings']} time(s)")
     console.print(f"model   {folder / 'best'}", soft_wrap=True)
     console.print(f"report  {page}", soft_wrap=True)
@@ -243,7 +253,9 @@ def _print_status(found: Mapping[str, Any], as_json: bool) -> None:
     lines = [
         f"{found['study']}: {found['state']}, {found['used']['trials']} of {found['budget']['trials']} trials "
         f"({', '.join(f'{n} {s}' for s, n in counts.items() if n)}), {clock(found['used']['seconds'])}",
-        "no trial is complete yet" if best is None else f"best {found['metric']} {best['value']:.4f} (trial {best['number']})",
+        "no trial is complete yet"
+        if best is None
+        else f"best {found['metric']} {best['value']:.4f} (trial {best['number']})",
     ]
     reasons = [f"trial {t['number']} failed: {t['reason']}" for t in found["trials"] if t["reason"]]
     print("\n".join([*lines, *reasons[:5]]))  # noqa: T201
@@ -259,7 +271,13 @@ def _metrics(splits: Mapping[str, Mapping[str, Any]], as_json: bool, more: Mappi
             table.add_column(column)
         for name, e in members.items():
             others = [f"{v[name]:.4f}" for v in more.values() if isinstance(v, Mapping)]
-            table.add_row(name, f"{e['mean']:.4f}", f"{e['std']:.4f}", f"[{e['low']:.4f}, {e['high']:.4f}]".replace("[", "\\["), *others)
+            table.add_row(
+                name,
+                f"{e['mean']:.4f}",
+                f"{e['std']:.4f}",
+                f"[{e['low']:.4f}, {e['high']:.4f}]".replace("[", "\\["),
+                *others,
+            )
         Console().print(table)
     for key, value in more.items():
         if isinstance(value, str):

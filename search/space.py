@@ -126,7 +126,11 @@ class Space:
         defaults = {path: leaf.default for path, leaf in leaves.items()}
         for path, leaf in leaves.items():
             if isinstance(leaf, Arms | Values):
-                parents = {p: path[len(p) + 1 :].split(".")[0] for p, at in leaves.items() if isinstance(at, Arms) and path.startswith(f"{p}.")}
+                parents = {
+                    p: path[len(p) + 1 :].split(".")[0]
+                    for p, at in leaves.items()
+                    if isinstance(at, Arms) and path.startswith(f"{p}.")
+                }
                 for option in options(leaf):
                     yield self.config({**defaults, **parents, path: option})
 

@@ -57,7 +57,8 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Estimate:
 
 
 def smallest_visible(difference: Estimate) -> float:
-    """Return the smallest true difference that ``n`` seeds with this spread would find 4 times in 5 (two-sided, 5 %)."""
+    """Return the smallest true difference that ``n`` seeds with this spread would find 4 times in 5 (two-sided, 5
+    %)."""
     if difference.n < 2:
         return math.inf
     df = difference.n - 1

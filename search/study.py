@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mmsa_core.config import MODALITIES
 from mmsa_core.errors import UserError, nearest
-from mmsa_core.metrics import DIRECTIONS, METRICS
+from mmsa_core.metrics import DIRECTIONS, METRICS, Convention
 from search.overrides import parse_override, plain
 from search.refusals import sentence
 from search.space import Space
@@ -70,6 +70,12 @@ class ObjectiveConfig(_Part):
     metric: str = "mae"
     direction: Literal["minimize", "maximize"] = "minimize"
     convention: Literal["mosi", "sims", "auto"] = "auto"
+
+    @property
+    def decided(self) -> Convention:
+        """The convention of a study that was opened with its data: ``auto`` is decided then."""
+        assert self.convention != "auto", "the convention is decided when the data is opened"
+        return self.convention
 
     @model_validator(mode="before")
     @classmethod

@@ -15,8 +15,8 @@ from mmsa_core.tensors import Features
 class GRUEncoder(Encoder):
     """One-directional one-layer GRU; its last state goes through dropout and a linear layer to ``dim``.
 
-    Padding is never read: it lies behind the last real frame. Values of padded frames are zeroed first, so that they may
-    be anything.
+    Padding is never read: it lies behind the last real frame. Values of padded frames are zeroed first, so that they
+    may be anything.
 
     Source: Cho et al., EMNLP 2014, arXiv:1406.1078.
     """
@@ -34,4 +34,6 @@ class GRUEncoder(Encoder):
         return Features(torch.where(features.mask[..., None], features.values, 0.0), features.mask)
 
     def forward(self, features: Features) -> Float[Tensor, "batch {self.dim}"]:
-        return self.out(self.dropout(self.recurrence(features.values, features.mask)))
+        state = self.recurrence(features.values, features.mask)
+        encoded: Tensor = self.out(self.dropout(state))
+        return encoded

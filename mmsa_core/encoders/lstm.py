@@ -15,11 +15,11 @@ from mmsa_core.tensors import Features
 class LSTMEncoder(Encoder):
     """One-directional one-layer LSTM; its last state goes through dropout and a linear layer to ``dim``.
 
-    Padding is never read: it lies behind the last real frame. Values of padded frames are zeroed first, so that they may
-    be anything.
+    Padding is never read: it lies behind the last real frame. Values of padded frames are zeroed first, so that they
+    may be anything.
 
-    Source: Hochreiter and Schmidhuber, Neural Computation 1997; as the audio and vision subnets of Self-MM, Yu et al., AAAI
-    2021, arXiv:2102.04830, section 3.2.
+    Source: Hochreiter and Schmidhuber, Neural Computation 1997; as the audio and vision subnets of Self-MM, Yu et al.,
+    AAAI 2021, arXiv:2102.04830, section 3.2.
     """
 
     def __init__(self, inputs: int, *, dim: int = 32, hidden: int = 32, dropout: float = 0.0) -> None:
@@ -35,4 +35,6 @@ class LSTMEncoder(Encoder):
         return Features(torch.where(features.mask[..., None], features.values, 0.0), features.mask)
 
     def forward(self, features: Features) -> Float[Tensor, "batch {self.dim}"]:
-        return self.out(self.dropout(self.recurrence(features.values, features.mask)))
+        state = self.recurrence(features.values, features.mask)
+        encoded: Tensor = self.out(self.dropout(state))
+        return encoded

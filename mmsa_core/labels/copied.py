@@ -20,7 +20,9 @@ class CopiedLabels(LabelGenerator):
         super().__init__()
         self.table = constant(table.labels[:, None].expand(-1, table.modalities))
 
-    def targets(self, rows: Int[Tensor, "batch"]) -> tuple[Float[Tensor, "batch modality"], Float[Tensor, "batch modality"]]:
+    def targets(
+        self, rows: Int[Tensor, "batch"]
+    ) -> tuple[Float[Tensor, "batch modality"], Float[Tensor, "batch modality"]]:
         return lookup(self.table, rows)
 
     def update(self, rows: Int[Tensor, "batch"], outputs: Outputs, epoch: Int[Tensor, ""]) -> None:

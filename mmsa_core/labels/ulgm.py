@@ -17,18 +17,21 @@ class UnimodalLabelGeneration(LabelGenerator):
 
     Every training row keeps its representations; their class means are the centres. From the second epoch on a batch's
     labels move, before its representations are stored, by the relative distance to the centres; the running mean weighs
-    epoch n with 2/(n+1). A label counts by tanh of its distance to the multimodal label, so all unimodal losses are exactly
-    zero in the first two epochs; ``floor`` adds a constant to that weight (0 is the original).
+    epoch n with 2/(n+1). A label counts by tanh of its distance to the multimodal label, so all unimodal losses are
+    exactly zero in the first two epochs; ``floor`` adds a constant to that weight (0 is the original).
 
-    ``exclude_zero`` keeps rows with label 0 out of the positive centre (MMSA since 2022; False is the authors' own code).
-    Deviations: an empty class leaves the labels as they are (the original makes them NaN), class sums are kept up to date
-    by differences instead of being summed anew at every step, and labels are clamped to the range of the training labels
-    (the original's H, set by hand).
+    ``exclude_zero`` keeps rows with label 0 out of the positive centre (MMSA since 2022; False is the authors' own
+    code). Deviations: an empty class leaves the labels as they are (the original makes them NaN), class sums are kept
+    up to date by differences instead of being summed anew at every step, and labels are clamped to the range of the
+    training labels (the original's H, set by hand).
 
-    Source: Yu et al., AAAI 2021, arXiv:2102.04830, eq. 7-12 and section 3.3; the authors' and MMSA's code for the order.
+    Source: Yu et al., AAAI 2021, arXiv:2102.04830, eq. 7-12 and section 3.3; the authors' and MMSA's code for the
+    order.
     """
 
-    def __init__(self, table: LabelTable, fused: int, post: int, *, exclude_zero: bool = True, floor: float = 0.0) -> None:
+    def __init__(
+        self, table: LabelTable, fused: int, post: int, *, exclude_zero: bool = True, floor: float = 0.0
+    ) -> None:
         super().__init__()
         rows, tasks = len(table.labels), table.modalities + 1
         self.exclude_zero = exclude_zero
@@ -41,7 +44,9 @@ class UnimodalLabelGeneration(LabelGenerator):
         self.counts = nn.Buffer(members.sum(0))
         self.sums = nn.Buffer(torch.zeros(2, sum(self.widths)))
 
-    def targets(self, rows: Int[Tensor, "batch"]) -> tuple[Float[Tensor, "batch modality"], Float[Tensor, "batch modality"]]:
+    def targets(
+        self, rows: Int[Tensor, "batch"]
+    ) -> tuple[Float[Tensor, "batch modality"], Float[Tensor, "batch modality"]]:
         labels = self.labels[rows]
         return labels[:, 1:], torch.tanh((labels[:, 1:] - labels[:, :1]).abs()) + self.floor
 
@@ -50,8 +55,8 @@ class UnimodalLabelGeneration(LabelGenerator):
         old_features, old_labels = self.features[rows], self.labels[rows]
         new_labels = torch.where(epoch > 1, self._moved(old_labels, features, epoch), old_labels)
         before, after = self._classes(old_labels), self._classes(new_labels)
-        self.sums += self._class_sums(after, features) - self._class_sums(before, old_features)
-        self.counts += (after - before).sum(0)
+        self.sums.add_(self._class_sums(after, features) - self._class_sums(before, old_features))
+        self.counts.add_((after - before).sum(0))
         self.features[rows] = features
         self.labels[rows] = new_labels
 
@@ -71,7 +76,9 @@ class UnimodalLabelGeneration(LabelGenerator):
     ) -> Float[Tensor, "batch task"]:
         """Return the labels after this epoch's step of the running mean."""
         repeats = torch.tensor(self.widths, device=features.device)
-        centres = self.sums / torch.repeat_interleave(self.counts.clamp(min=1), repeats, 1, output_size=sum(self.widths))
+        centres = self.sums / torch.repeat_interleave(
+            self.counts.clamp(min=1), repeats, 1, output_size=sum(self.widths)
+        )
         gaps = (features[:, None] - centres).square().split(self.widths, 2)
         distance = torch.stack([g.sum(2) for g in gaps], 2).sqrt()
         relative = (distance[:, 1] - distance[:, 0]) / (distance[:, 0] + EPSILON)

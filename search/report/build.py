@@ -1,4 +1,4 @@
-"""Writes a run's report: ``report/index.html`` (one self-contained page), ``report/report.md`` and ``report/tables/``."""
+"""Writes a run's report: ``index.html`` (one self-contained page), ``report.md`` and ``tables/*.csv``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from search.report.collect import RunRecord, collect
 from search.report.diagram import describe, diagram
 from search.report.figures import Plot, plots
 from search.report.tables import Table, escape, tables
-from search.report.wording import Headline, duration, headline, label, seeds
+from search.report.wording import Headline, by_resolution, duration, headline, label, seeds
 from search.storage import without_password
 
 TITLES = {
@@ -67,7 +67,7 @@ def page(run: RunRecord, found: Headline, made: Mapping[str, Table]) -> str:
         tables=made,
         titles=TITLES,
         plots=figures,
-        effects=_sentences(run),
+        effects=by_resolution(run),
         metric=label(run.metric),
         winner=winner,
         picture=None if winner is None else Markup(diagram(winner)),  # escapes its own texts
@@ -91,7 +91,7 @@ def markdown(run: RunRecord, found: Headline, made: Mapping[str, Table]) -> str:
         table = made[name]
         if table.rows:
             parts += [f"## {title}", table.markdown()]
-            parts += [f"- {escape(e['sentence'])}" for e in _sentences(run)] if name == "effects" else []
+            parts += [f"- {escape(e['sentence'])}" for e in by_resolution(run)] if name == "effects" else []
         elif name == "failures":
             parts += [f"## {title}", "None."]
     rows = "\n".join(f"| {escape(k)} | {escape(v)} |" for k, v in facts(run).items())
@@ -107,15 +107,15 @@ def facts(run: RunRecord) -> dict[str, str]:
     counts = ", ".join(f"{run.count(s)} {s}" for s in states if run.count(s))
     packages = ", ".join(f"{k} {v}" for k, v in lock.get("packages", {}).items())
     confirm = "" if run.confirm is None else f"; to confirm {', '.join(map(str, run.confirm['seeds']))}"
-    goal = f"{config.objective.metric} of the valid split, {config.objective.direction}, {config.objective.convention} convention"
+    objective, rungs = config.objective, ", ".join(map(str, config.rungs.epochs))
     return {
         "Study": config.study,
-        "Objective": goal,
+        "Objective": f"{objective.metric} of the valid split, {objective.direction}, {objective.convention} convention",
         "Data": f"{config.data.path}, fingerprint {lock.get('data_fingerprint', 'unknown')}",
         "Modalities": ", ".join(config.data.modalities or ()) or "all of the data",
         "Budget": f"{config.budget.trials} trials{minutes}",
         "Spent": f"{counts or 'nothing'}; {duration(run.seconds)}",
-        "Search": f"{config.sampler} sampler, {config.pruner} pruner, rungs at epochs {', '.join(map(str, config.rungs.epochs))}",
+        "Search": f"{config.sampler} sampler, {config.pruner} pruner, rungs at epochs {rungs}",
         "Seeds": f"{config.seeds.search} per trial in the search, base {config.seeds.base}{confirm}",
         "Test openings": str(run.openings),
         "Storage": without_password(config.storage),
@@ -140,11 +140,6 @@ def _winning_configuration(run: RunRecord) -> Mapping[str, Any] | None:
         return None
     config: Mapping[str, Any] = run.candidate(run.winner)["config"]
     return config
-
-
-def _sentences(run: RunRecord) -> list[Mapping[str, Any]]:
-    """Return the effects, the resolved ones first."""
-    return sorted((run.explain or {}).get("effects", []), key=lambda e: not e["resolved"])
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -55,7 +55,7 @@ def diagram(config: Mapping[str, Any]) -> str:
     draw.y += 8
     _row(draw, at, {m: _plugin(config["encoders"][m]) for m in present}, "encoder", 46)
     _lanes(draw, at, {k: p for k, p in pairs.items() if p.get("place") == "encoder"})
-    _row(draw, at, dict.fromkeys(present, ["projection", f"dim {config['width']}"]), "plain", 42)
+    _row(draw, at, {m: ["projection", f"dim {config['width']}"] for m in present}, "plain", 42)
     _lanes(draw, at, {k: p for k, p in pairs.items() if p.get("place") != "encoder"})
     if config["labels"]["name"] != NONE:
         _unimodal(draw, at, str(config["labels"]["name"]))

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from search.report.collect import Curve, RunRecord, TrialRecord
-from search.report.wording import interval, label, read
+from search.report.wording import by_resolution, interval, label, read
 from search.statistics import Estimate
 
 BLUE, RED, ORANGE, PINK, GREY = "#2b85c0", "#d55e00", "#c98a00", "#c26a9c", "#8a9099"
@@ -54,7 +54,7 @@ def candidates(run: RunRecord) -> list[Plot]:
     height = 120 + 42 * len(entries)
     figure = _figure(height, f"valid {_axis(run)}")
     _reference(figure, values[[c["trial"] for c in entries].index(run.confirm["baseline"])])
-    _candidate_dots(figure, run, [c["trial"] for c in entries], names, values)
+    _candidate_dots(figure, run, [c["trial"] for c in entries], values)
     search = {t.number: t.value for t in run.trials if t.value is not None}
     known = [(search[c["trial"]], n) for c, n in zip(entries, names, strict=True) if c["trial"] in search]
     if known:
@@ -75,7 +75,7 @@ def candidates(run: RunRecord) -> list[Plot]:
 
 def effects(run: RunRecord) -> list[Plot]:
     """Draw the effect of every module of the winner."""
-    entries = list(reversed(sorted((run.explain or {}).get("effects", []), key=lambda e: not e["resolved"])))
+    entries = by_resolution(run)[::-1]
     if not entries:
         return []
     figure = _figure(100 + 48 * len(entries), f"change in valid {label(run.metric)} ({_better(run)} 0: it helps)")
@@ -119,10 +119,12 @@ def history(run: RunRecord) -> list[Plot]:
     size = 8 if len(seen) <= 300 else 5
     for rung in sorted({t.last_rung for t in seen if t.state == "pruned" and t.last_rung is not None}):
         which = [t for t in seen if t.state == "pruned" and t.last_rung == rung]
-        symbol = RUNG_SYMBOLS[list(run.config.rungs.epochs).index(rung) % len(RUNG_SYMBOLS)] if rung in run.config.rungs.epochs else "x"
-        _trials(figure, which, f"dropped at epoch {rung}", {"symbol": symbol, "size": size, "color": ORANGE})
+        _trials(
+            figure, which, f"dropped at epoch {rung}", {"symbol": _symbol(run, rung), "size": size, "color": ORANGE}
+        )
     _trials(figure, [t for t in seen if t.state == "complete"], "complete", {"size": size, "color": BLUE})
-    _trials(figure, [t for t in seen if t.state == "running"], "running", {"size": size, "color": GREY, "symbol": "hourglass-open"})
+    running = {"size": size, "color": GREY, "symbol": "hourglass-open"}
+    _trials(figure, [t for t in seen if t.state == "running"], "running", running)
     failed = [t.number for t in drawn if t.state == "failed"]
     if failed:
         marker = {"symbol": "x", "size": size, "color": PINK}
@@ -159,7 +161,10 @@ def curves(run: RunRecord) -> list[Plot]:
             _curve(figure, run.curves[trial], name, colour, symbol, dash)
     figure.update_yaxes(range=_range([v for c in run.curves.values() for v in c.values], run))
     figure.update_xaxes(rangemode="tozero")
-    caption = "Curves of the search, the mean over a trial's seeds. A line ends where its trial was dropped; a trial's value is its best epoch."
+    caption = (
+        "Curves of the search, the mean over a trial's seeds. A line ends where its trial was dropped; "
+        "a trial's value is its best epoch."
+    )
     if len(run.curves) < len(run.trials):
         caption += f" {len(run.curves)} of {len(run.trials)} trials are drawn."
     return [Plot("curves", figure, "Learning curves of the trials", caption)]
@@ -177,7 +182,7 @@ def _figure(height: int, x: str, y: str | None = None) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": FONT, "size": 13, "color": GREY},
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
         showlegend=True,
         hovermode="closest",
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": BLUE},
@@ -212,7 +217,8 @@ def _dots(colour: str, symbol: str, values: Sequence[Estimate]) -> dict[str, Any
         "width": 5,
         "color": colour,
     }
-    return {"error_x": bars, "marker": {"symbol": symbol, "size": 10, "color": colour, "line": {"width": 2, "color": colour}}}
+    marker = {"symbol": symbol, "size": 10, "color": colour, "line": {"width": 2, "color": colour}}
+    return {"error_x": bars, "marker": marker}
 
 
 def _candidate(run: RunRecord, trial: int) -> str:
@@ -222,10 +228,11 @@ def _candidate(run: RunRecord, trial: int) -> str:
 
 
 def _candidate_dots(
-    figure: go.Figure, run: RunRecord, trials: Sequence[int], names: Sequence[str], values: Sequence[Estimate], signed: bool = False
+    figure: go.Figure, run: RunRecord, trials: Sequence[int], values: Sequence[Estimate], signed: bool = False
 ) -> None:
     assert run.confirm is not None
-    for trial, name, value in zip(trials, names, values, strict=True):
+    for trial, value in zip(trials, values, strict=True):
+        name = _candidate(run, trial)
         baseline, winner = trial == run.confirm["baseline"], trial == run.confirm["winner"]
         colour = BLUE if winner else RED if baseline else GREY
         symbol = "circle" if winner else "diamond" if baseline else "circle-open"
@@ -246,7 +253,8 @@ def _differences(run: RunRecord, entries: Sequence[Mapping[str, Any]], height: i
         return []
     names = [_candidate(run, e["trial"]) for e in entries]
     figure = _figure(height, f"difference in valid {label(run.metric)} ({_better(run)} 0 is better)")
-    _candidate_dots(figure, run, [e["trial"] for e in entries], names, [read(e["difference"]) for e in entries], signed=True)
+    differences = [read(e["difference"]) for e in entries]
+    _candidate_dots(figure, run, [e["trial"] for e in entries], differences, signed=True)
     figure.add_vline(x=0, line_width=1.5, line_color=RED, line_dash="dash")
     figure.update_yaxes(categoryorder="array", categoryarray=names)
     caption = "Differences from the baseline, paired by seed: an interval that excludes 0 is resolved."
@@ -280,8 +288,14 @@ def _thinned(run: RunRecord) -> list[TrialRecord]:
     """Return at most about ``MAX_POINTS`` trials, those that improved the best value among them."""
     if len(run.trials) <= MAX_POINTS:
         return list(run.trials)
-    keep = {int(i) for i in np.linspace(0, len(run.trials) - 1, MAX_POINTS).round()} | {n for n, _ in _best_so_far(run)} | set(_marked(run))
+    keep = {int(i) for i in np.linspace(0, len(run.trials) - 1, MAX_POINTS).round()}
+    keep |= {n for n, _ in _best_so_far(run)} | set(_marked(run))
     return [t for t in run.trials if t.number in keep]
+
+
+def _symbol(run: RunRecord, rung: int) -> str:
+    epochs = run.config.rungs.epochs
+    return RUNG_SYMBOLS[epochs.index(rung) % len(RUNG_SYMBOLS)] if rung in epochs else "x-open"
 
 
 def _best_so_far(run: RunRecord) -> list[tuple[int, float]]:
@@ -337,14 +351,14 @@ def _marked(run: RunRecord) -> dict[int, tuple[str, str, str, str]]:
 
 def _history_caption(run: RunRecord, drawn: Sequence[TrialRecord], low: float, high: float) -> str:
     caption = (
-        "One mark a trial. A dropped trial is shown with its best value at the rung where it was dropped; only complete "
-        "trials count for the best so far."
+        "One mark a trial. A dropped trial is shown with its best value at the rung where it was dropped; only "
+        "complete trials count for the best so far."
     )
     outside = sum(t.last is not None and not low <= t.last <= high for t in drawn)
     if outside:
         caption += f" {outside} much worse trial{'' if outside == 1 else 's'} lie outside of the drawn range."
     if len(drawn) < len(run.trials):
-        caption += f" {len(drawn)} of {len(run.trials)} trials are drawn, evenly over the search, with every improvement."
+        caption += f" {len(drawn)} of {len(run.trials)} trials are drawn, every improvement among them."
     return caption
 
 

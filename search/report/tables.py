@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from search.report.collect import RunRecord, TrialRecord
-from search.report.wording import interval, label, number, read, spread
+from search.report.wording import by_resolution, interval, label, number, read, spread
 from search.statistics import Estimate
 
 MAX_ROWS = 20
@@ -86,8 +86,8 @@ def confirmed(run: RunRecord) -> Table:
             )
         )
         marks.append(role)
-    columns = ("candidate", f"valid {label(run.metric)}", "difference from baseline", "resolved")
-    columns += ("search value", "seeds", "parameters", "seconds per seed")
+    titles = ["candidate", f"valid {label(run.metric)}", "difference from baseline", "resolved", "search value"]
+    columns = (*titles, "seeds", "parameters", "seconds per seed")
     return Table("confirmed", pd.DataFrame(frame), columns, tuple(rows), tuple(marks))
 
 
@@ -107,7 +107,7 @@ def test(run: RunRecord) -> Table:
 
 def effects(run: RunRecord) -> Table:
     """What each module of the winner does; resolved effects first."""
-    entries = sorted((run.explain or {}).get("effects", []), key=lambda e: not e["resolved"])
+    entries = by_resolution(run)
     frame, rows, marks = [], [], []
     for entry in entries:
         difference = read(entry["difference"])
@@ -150,12 +150,12 @@ def leaderboard(run: RunRecord) -> Table:
         role = _role(run, trial.number)
         own = {"rank": place, "trial": trial.number, "role": role, "value": trial.value}
         frame.append({**own, "seconds": trial.seconds, "parameters": trial.parameters, **trial.params})
-        rows.append((str(place), f"{trial.number}{f' ({role})' if role else ''}", number(trial.value), _modules(run, trial)))
+        name = f"{trial.number}{f' ({role})' if role else ''}"
+        rows.append((str(place), name, number(trial.value), _modules(run, trial)))
         marks.append(role)
     columns = ("rank", "trial", f"search {label(run.metric)}", "modules that differ from the baseline")
-    return Table(
-        "leaderboard", pd.DataFrame(frame), columns, tuple(rows[:MAX_ROWS]), tuple(marks), _more(len(rows), "leaderboard")
-    )
+    note = _more(len(rows), "leaderboard")
+    return Table("leaderboard", pd.DataFrame(frame), columns, tuple(rows[:MAX_ROWS]), tuple(marks), note)
 
 
 def failures(run: RunRecord) -> Table:
@@ -168,7 +168,8 @@ def failures(run: RunRecord) -> Table:
         groups[reason].append(where)
     rows = [(str(len(w)), reason, _listed(w)) for reason, w in sorted(groups.items(), key=lambda g: -len(g[1]))]
     frame = pd.DataFrame(found, columns=["where", "reason"])
-    return Table("failures", frame, ("count", "reason", "where"), tuple(rows[:MAX_ROWS]), (), _more(len(rows), "failures"))
+    note = _more(len(rows), "failures")
+    return Table("failures", frame, ("count", "reason", "where"), tuple(rows[:MAX_ROWS]), (), note)
 
 
 def trials(run: RunRecord) -> Table:
@@ -191,7 +192,8 @@ def trials(run: RunRecord) -> Table:
         (str(t.number), t.state, "" if t.last is None else number(t.last), str(t.last_rung or ""), _modules(run, t))
         for t in run.trials
     ]
-    columns = ("trial", "state", f"last valid {label(run.metric)}", "last rung (epoch)", "modules that differ from the baseline")
+    value = f"last valid {label(run.metric)}"
+    columns = ("trial", "state", value, "last rung (epoch)", "modules that differ from the baseline")
     limit = 10 * MAX_ROWS
     note = f"{limit} of {len(rows)} trials; tables/trials.csv has all." if len(rows) > limit else ""
     return Table("trials", pd.DataFrame(frame), columns, tuple(rows[:limit]), (), note)
@@ -214,7 +216,7 @@ def _flat(estimate: Estimate, prefix: str = "") -> dict[str, Any]:
 
 
 def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return "none" if value is None else f"{100 * value:.1f} %"
 
 
 def _listed(names: Sequence[str], limit: int = 6) -> str:

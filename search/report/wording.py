@@ -10,6 +10,7 @@ from typing import Any
 from search.report.collect import RunRecord
 from search.statistics import Estimate, smallest_visible
 
+MINUS = "\N{MINUS SIGN}"
 LABELS = {
     "mae": "MAE",
     "corr": "Corr",
@@ -48,12 +49,12 @@ def number(value: float, digits: int = 3, signed: bool = False) -> str:
     """Return a number with a real minus sign.
 
     >>> number(-0.0004), number(-0.5, 2, signed=True), number(0.25, 2, signed=True)
-    ('0.000', '−0.50', '+0.25')
+    ('0.000', '\N{MINUS SIGN}0.50', '+0.25')
     """
     if not math.isfinite(value):
-        return "∞" if value > 0 else "−∞" if value < 0 else "not a number"
+        return str(value).replace("inf", "∞").replace("-", MINUS)
     rounded = round(value, digits) + 0.0
-    return f"{rounded:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+    return f"{rounded:{'+' if signed else ''}.{digits}f}".replace("-", MINUS)
 
 
 def read(record: Mapping[str, Any]) -> Estimate:
@@ -95,6 +96,11 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def by_resolution(run: RunRecord) -> list[Mapping[str, Any]]:
+    """Return the effects of the winner's modules, the resolved ones first."""
+    return sorted((run.explain or {}).get("effects", []), key=lambda e: not e["resolved"])
 
 
 def headline(run: RunRecord) -> Headline:
@@ -176,9 +182,12 @@ def _test(run: RunRecord, record: Mapping[str, Any]) -> str:
 def _notes(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Say what limits the result: it was selected, and one sample of data was looked at."""
     others = sum(c["trial"] != record["baseline"] for c in record["candidates"])
+    data = "The intervals cover the training seeds, not another sample of data."
+    if others == 0:
+        return (data,)
     return (
-        f"The winner is the best of {others} candidate{'' if others == 1 else 's'} and the baseline on the valid split, "
-        "on which the search was made too. The intervals cover the training seeds, not another sample of data.",
+        f"The winner is the best of {others} candidate{'' if others == 1 else 's'} and the baseline on the valid "
+        f"split, on which the search was made too. {data}",
     )
 
 
