@@ -15,7 +15,7 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/mmsa-search data plant runs/planted.npz
-	$(BIN)/mmsa-search run spaces/studies/demo.yaml --out runs/demo
+	$(BIN)/mmsa-search run spaces/studies/demo.yaml --deterministic
 
 test: lint
 	$(BIN)/pytest --cov --cov-report=term:skip-covered

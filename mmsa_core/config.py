@@ -70,6 +70,8 @@ class OptimizerConfig:
 class MemberConfig:
     """One configuration: modules, sizes and settings of one model and its training.
 
+    Training ends after ``epochs``, or after ``patience`` epochs without a better value on the valid split.
+
     >>> MemberConfig.from_dict({"encoders": {"text": "pool"}, "fusion": "concat"}).modalities
     ('text',)
     """
@@ -84,6 +86,7 @@ class MemberConfig:
     width: int = 32
     batch_size: int = 32
     epochs: int = 32
+    patience: int = 10
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -119,6 +122,7 @@ class MemberConfig:
             width=_positive_int(data.get("width", 32), f"{place}.width"),
             batch_size=_positive_int(data.get("batch_size", 32), f"{place}.batch_size"),
             epochs=_positive_int(data.get("epochs", 32), f"{place}.epochs"),
+            patience=_positive_int(data.get("patience", 10), f"{place}.patience"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,6 +138,7 @@ class MemberConfig:
             "optimizer": vars(self.optimizer).copy(),
             "batch_size": self.batch_size,
             "epochs": self.epochs,
+            "patience": self.patience,
         }
 
     def fingerprint(self) -> str:

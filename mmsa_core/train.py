@@ -55,7 +55,8 @@ class Objective:
 
 @dataclass(frozen=True)
 class Progress:
-    """An epoch's end: the best value so far of each member still in training, by its position in ``fit``'s members."""
+    """An epoch's end: the best value so far of each member that was not dropped, by its position in ``fit``'s
+    members."""
 
     epoch: int
     values: dict[int, float]
@@ -81,6 +82,12 @@ class MemberRun:
     state: dict[str, Tensor] | None = None
     failure: str | None = None
     dropped: bool = False
+    stalled: bool = False
+
+    @property
+    def training(self) -> bool:
+        """Tell whether the member goes on."""
+        return self.failure is None and not self.dropped and not self.stalled
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,8 @@ def fit(
 ) -> Fit:
     """Train ``members`` (of equal signature) together for their epochs and keep each one's best epoch.
 
-    A member whose loss or predictions are not finite is dropped with its reason; the others go on. With ``checkpoint``
+    A member whose loss or predictions are not finite is dropped with its reason, and one that runs out of patience ends
+    with its best epoch; the others go on. With ``checkpoint``
     the state is written after each of ``checkpoint_epochs`` and when stopped, and an existing file is taken up.
     """
     started = time.perf_counter()
@@ -117,8 +125,8 @@ def fit(
         if not course.alive:
             break
         course.run_epoch(epoch)
-        verdict = on_epoch(Progress(epoch, {k: course.runs[k].value for k in course.alive}))
-        for k in verdict.drop:
+        verdict = on_epoch(Progress(epoch, course.values()))
+        for k in verdict.drop & set(course.alive):
             course.runs[k].dropped = True
         course.squeeze()
         stopped = verdict.stop and epoch < epochs
@@ -147,6 +155,10 @@ class _Course:
         self.alive = list(range(len(members)))
         self.best = self.population.model_states()
 
+    def values(self) -> dict[int, float]:
+        """Return the best value so far of every member that was not dropped and did not fail."""
+        return {k: r.value for k, r in enumerate(self.runs) if r.failure is None and not r.dropped}
+
     def run_epoch(self, epoch: int) -> None:
         """Train and evaluate one epoch, and keep what improved."""
         losses = self.population.train_epoch(epoch).cpu().numpy()
@@ -166,14 +178,18 @@ class _Course:
             elif run.best_epoch == 0 or self.objective.sign * (values[row] - run.value) < 0:
                 run.value, run.best_epoch, run.predictions = float(values[row]), epoch, predictions[row].copy()
                 improved.append(row)
+            run.stalled = epoch - run.best_epoch >= self.population.config.patience
         if improved:
             index = torch.tensor(improved, device=self.train.device)
             for name, now in self.population.model_states().items():
                 self.best[name][index] = now[index]
 
     def squeeze(self) -> None:
-        """Take members that failed or were dropped out of the population."""
-        rows = [row for row, k in enumerate(self.alive) if not self.runs[k].dropped and self.runs[k].failure is None]
+        """Take members that ended out of the population; one that ran out of patience keeps its best state."""
+        rows = [row for row, k in enumerate(self.alive) if self.runs[k].training]
+        for row, k in enumerate(self.alive):
+            if self.runs[k].stalled:
+                self.runs[k].state = {n: t[row].cpu() for n, t in self.best.items()}
         if len(rows) < len(self.alive):
             self.alive = [self.alive[row] for row in rows]
             if rows:
@@ -188,16 +204,15 @@ class _Course:
 
     def save(self, path: Path, epoch: int) -> None:
         """Write a checkpoint of the members still alive and of the record of all."""
-        record = [
-            {"curve": r.curve, "value": r.value, "best_epoch": r.best_epoch, "failure": r.failure, "dropped": r.dropped}
-            for r in self.runs
-        ]
-        meta = {"epoch": epoch, "alive": self.alive, "runs": record, "seeds": [m.seed for m in self.members]}
+        record = [{k: v for k, v in vars(r).items() if k not in ("predictions", "state")} for r in self.runs]
+        meta = {"epoch": epoch, "alive": self.alive, "runs": record, "members": _marks(self.members)}
         tensors = {f"population.{n}": t.cpu().contiguous() for n, t in self.population.state().items()}
         tensors |= {f"best.{n}": t.cpu().contiguous() for n, t in self.best.items()}
         for k, run in enumerate(self.runs):
             if run.predictions is not None:
                 tensors[f"predictions.{k}"] = torch.from_numpy(run.predictions)
+            if run.state is not None:
+                tensors |= {f"state.{k}.{n}": t.contiguous() for n, t in run.state.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             save_file(tensors, temporary, {"course": json.dumps(meta)})
@@ -207,7 +222,7 @@ class _Course:
         with safe_open(path, "pt") as file:
             meta: dict[str, Any] = json.loads(file.metadata()["course"])
             tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 (not a mapping)
-        assert meta["seeds"] == [m.seed for m in self.members], "the checkpoint belongs to other members"
+        assert meta["members"] == _marks(self.members), "the checkpoint belongs to other members"
         self.alive = meta["alive"]
         self.population.keep(self.alive)
         self.population.restore(_strip(tensors, "population."))
@@ -217,7 +232,12 @@ class _Course:
             vars(run).update(record)
             saved = tensors.get(f"predictions.{k}")
             run.predictions = None if saved is None else saved.numpy().copy()
+            run.state = _strip(tensors, f"state.{k}.") or None
         return int(meta["epoch"]) + 1
+
+
+def _marks(members: Sequence[MemberSpec]) -> list[str]:
+    return [f"{m.config.fingerprint()}/{m.seed}" for m in members]
 
 
 def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

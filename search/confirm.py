@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from mmsa_core.atomic import replacing, write_text
 from mmsa_core.config import MemberConfig, fingerprint
 from mmsa_core.data.split import Split
+from mmsa_core.errors import UserError
 from mmsa_core.metrics import DIRECTIONS, Convention, evaluate
 from mmsa_core.noise import mix
 from mmsa_core.predict import predict
@@ -61,6 +62,11 @@ class Confirmed:
 def confirm_seeds(config: StudyConfig) -> list[int]:
     """Return the fresh seeds, common to all candidates and never used by the search."""
     return [mix("confirm", config.seeds.base, i) for i in range(config.seeds.confirm)]
+
+
+def effect_seeds(config: StudyConfig) -> list[int]:
+    """Return the seeds that effects of modules are measured with: the first of the confirmation's."""
+    return confirm_seeds(config)[: config.seeds.effects]
 
 
 class ConfirmPlan:
@@ -135,11 +141,17 @@ class ConfirmPlan:
 
 
 def load(folder: Path, candidate: Candidate, seeds: Sequence[int]) -> Confirmed:
-    """Read a candidate's filed members, of ``seeds`` only and in their order."""
+    """Read a candidate's filed members, of ``seeds`` only and in their order.
+
+    Raises:
+        UserError: none of them finished.
+    """
     parts = _parts(folder, candidate)
     rows = {seed: (part, k) for part in parts for k, seed in enumerate(part.seeds)}
     chosen = [rows[s] for s in seeds if s in rows]
-    assert chosen, f"no member of {candidate.name} finished"
+    if not chosen:
+        reason = next((f for p in parts for f in p.failures), "its workers died")
+        raise UserError(f"confirm: no member of {candidate.name} finished; the first reason: {reason}")
     return Confirmed(
         config=chosen[0][0].config,
         seeds=[s for s in seeds if s in rows],
@@ -151,6 +163,11 @@ def load(folder: Path, candidate: Candidate, seeds: Sequence[int]) -> Confirmed:
         attempted=list(seeds),
         failures=[f for p in parts for f in p.failures],
     )
+
+
+def has_members(folder: Path, candidate: Candidate, seeds: Sequence[int]) -> bool:
+    """Tell whether a candidate finished with at least one of ``seeds``."""
+    return any(seed in seeds for part in _parts(folder, candidate) for seed in part.seeds)
 
 
 def metric_rows(
@@ -173,13 +190,20 @@ def judge(
     folder: Path,
     valid: Split,
 ) -> dict[str, Any]:
-    """Compare the confirmed candidates on the valid split and name the winner: the best mean of the study's metric."""
+    """Compare the confirmed candidates on the valid split and name the winner: the best mean of the study's metric.
+
+    A leader that failed with every seed is left out.
+
+    Raises:
+        UserError: the baseline failed with every seed.
+    """
     seeds = confirm_seeds(study)
     metric, convention = study.objective.metric, study.objective.decided
     sign = 1.0 if DIRECTIONS[metric] == "minimize" else -1.0
     by_seed: dict[int, dict[int, float]] = {}
     table: list[dict[str, Any]] = []
-    for number, candidate in dict([baseline, *leaders]).items():
+    confirmed = [pair for pair in leaders if has_members(folder, pair[1], seeds)]
+    for number, candidate in dict([baseline, *confirmed]).items():
         members = load(folder, candidate, seeds)
         rows = metric_rows(members.predictions, valid.labels, convention)
         by_seed[number] = dict(zip(members.seeds, rows[metric], strict=True))

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from mmsa_core.atomic import write_text
 from mmsa_core.data.split import Split
 from mmsa_core.metrics import DIRECTIONS
-from search.confirm import Candidate, confirm_seeds, load, metric_rows
+from search.confirm import Candidate, effect_seeds, has_members, load, metric_rows
 from search.nodes import Arms
 from search.space import Space
 from search.statistics import Estimate, paired, smallest_visible
@@ -58,16 +58,19 @@ def switches(space: Space, params: Mapping[str, Any], extra: Mapping[str, Any]) 
 def effects(
     study: StudyConfig, winner: Candidate, found: Sequence[Switch], folder: Path, valid: Split
 ) -> list[dict[str, Any]]:
-    """Return each switch's effect on the study's metric, winner minus switched, paired by seed, largest gain first."""
+    """Return each switch's effect on the study's metric, winner minus switched, paired by seed, largest gain first.
+
+    A switched configuration that failed with every seed has no effect to show and is left out.
+    """
     metric, convention = study.objective.metric, study.objective.decided
-    seeds = confirm_seeds(study)
+    seeds = effect_seeds(study)
 
     def values(candidate: Candidate) -> dict[int, float]:
         members = load(folder, candidate, seeds)
         return dict(zip(members.seeds, metric_rows(members.predictions, valid.labels, convention)[metric], strict=True))
 
     full, table = values(winner), []
-    for switch in found:
+    for switch in [s for s in found if has_members(folder, s.candidate, seeds)]:
         without = values(switch.candidate)
         common = [s for s in full if s in without]
         difference = paired([full[s] for s in common], [without[s] for s in common])

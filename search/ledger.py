@@ -150,7 +150,9 @@ class Ledger:
         if entry.losses == 1:
             self._queue.append(entry)
             return
-        if len(entry.task.slots) > 1 and len({s.trial for s in entry.task.slots}) > 1:
+        if entry.task.checkpoint is not None:
+            Path(entry.task.checkpoint).unlink(missing_ok=True)
+        if len({s.trial for s in entry.task.slots}) > 1:
             halves = zip("ab", split_task(entry.task), strict=True)
             self._queue += [_Running(replace(h, name=f"{task}{tag}"), entry.generation, 1) for tag, h in halves]
             return
@@ -274,6 +276,7 @@ class Ledger:
                 self._readopt(name, kept)
         generation = self._generation()
         for t in unlabelled:
+            self.study.sampler = make_sampler(self.config, mix("sampler", self.config.seeds.base, t.number), {})
             trial = Trial(self.study, t._trial_id)
             self._enqueue([(trial, self.space.sample(trial))], generation)
 
@@ -347,6 +350,7 @@ class _View:
 
     def __init__(self, study: optuna.Study, generation: int, own: set[int]) -> None:
         self.direction = study.direction
+        self._storage = study._storage  # successive halving keeps its rungs there
         self._study = study
         self._generation = generation
         self._own = own
@@ -393,14 +397,16 @@ def summary(study: optuna.Study, config: StudyConfig, running: bool, trials: boo
     known = study.get_trials(deepcopy=False)
     counts = {name: sum(t.state == s for t in known) for s, name in STATES.items()}
     ended = counts["complete"] + counts["pruned"] + counts["failed"]
-    state = "running" if running else "finished" if ended >= config.budget.trials else "interrupted"
+    seconds, minutes = float(study.user_attrs.get(SECONDS, 0.0)), config.budget.minutes
+    late = minutes is not None and seconds >= 60 * minutes and counts["running"] == 0
+    state = "running" if running else "finished" if late or ended >= config.budget.trials else "interrupted"
     best = best_trial(study)
     return {
         "study": study.study_name,
         "state": state,
         "metric": config.objective.metric,
         "budget": {"trials": config.budget.trials, "minutes": config.budget.minutes},
-        "used": {"trials": ended, "seconds": float(study.user_attrs.get(SECONDS, 0.0))},
+        "used": {"trials": ended, "seconds": seconds},
         "counts": counts,
         "best": None if best is None else {"number": best.number, "value": best.value, "params": best.params},
         "test_openings": len(study.user_attrs.get("test_openings", [])),

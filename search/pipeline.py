@@ -123,7 +123,13 @@ def run(opened: Opened, deterministic: bool, on_status: OnStatus) -> dict[str, A
     Raises:
         InterruptedStudyError: stopped by a signal; nothing is lost.
         NothingFinishedError: no trial is complete.
+        UserError: the study's pruner cannot be deterministic.
     """
+    if deterministic and opened.config.pruner == "hyperband":
+        raise UserError(
+            "pruner: hyperband looks at all trials, so it depends on the workers' speed and cannot be --deterministic; "
+            "take rungs, median, successive_halving or none"
+        )
     with Engine(Placement.of(opened.config.resources), on_status) as engine:
         message = search(opened, engine, deterministic)
         record = _confirm_and_explain(opened, engine)
@@ -168,7 +174,7 @@ def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
     study = open_study(config, opened.folder)
     first = baseline_trial(study)
     numbers = {t.number: _candidate(opened, t) for t in [first, *leaders(study, config.seeds.leaders)]}
-    train_candidates(opened, engine, size, list(numbers.values()), "confirm")
+    train_candidates(opened, engine, size, list(numbers.values()), confirm.confirm_seeds(config), "confirm")
     pairs = list(numbers.items())
     record = confirm.judge(config, pairs[1:], pairs[0], folder, opened.valid)
     known = confirm.read_record(folder)
@@ -187,7 +193,8 @@ def explain_stage(opened: Opened, engine: Engine, size: int, record: Mapping[str
     study = open_study(opened.config, opened.folder)
     best = study.get_trials(deepcopy=False)[record["winner"]]
     switches = explain.switches(opened.space, best.params, opened.extra)
-    train_candidates(opened, engine, size, [s.candidate for s in switches], "explain")
+    seeds = confirm.effect_seeds(opened.config)
+    train_candidates(opened, engine, size, [s.candidate for s in switches], seeds, "explain")
     table = explain.effects(opened.config, _candidate(opened, best), switches, folder, opened.valid)
     explanation = {"importance": explain.importances(study), "effects": table}
     explain.write_explanation(folder, explanation)
@@ -195,10 +202,14 @@ def explain_stage(opened: Opened, engine: Engine, size: int, record: Mapping[str
 
 
 def train_candidates(
-    opened: Opened, engine: Engine, size: int, candidates: list[confirm.Candidate], label: str
+    opened: Opened,
+    engine: Engine,
+    size: int,
+    candidates: Sequence[confirm.Candidate],
+    seeds: Sequence[int],
+    label: str,
 ) -> None:
-    """Train every candidate on the confirmation's seeds; what is filed already is not trained again."""
-    seeds = confirm.confirm_seeds(opened.config)
+    """Train every candidate on ``seeds``; what is filed already is not trained again."""
     folder = opened.folder.path / "confirm"
     make = partial(confirm.ConfirmPlan, candidates, seeds, folder, size, opened.config, label)
     if make().pending():

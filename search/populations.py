@@ -105,9 +105,12 @@ class Source(Protocol):
 def split_task(task: Task) -> Sequence[Task]:
     """Return a task's two halves, without checkpoint, or the task itself if it has one slot.
 
-    Halving is how the slot that breaks a population is found.
+    Halving is how the slot that breaks a population is found. The slots of one trial stay together as long as there is
+    another trial, so that a half can be told.
     """
     if len(task.slots) == 1:
         return [task]
-    middle = len(task.slots) // 2
-    return [replace(task, slots=slots, checkpoint=None) for slots in (task.slots[:middle], task.slots[middle:])]
+    trials = [s.trial for s in task.slots]
+    between = [k for k in range(1, len(trials)) if trials[k] != trials[k - 1]]
+    cut = min(between or range(1, len(trials)), key=lambda k: abs(2 * k - len(trials)))
+    return [replace(task, slots=slots, checkpoint=None) for slots in (task.slots[:cut], task.slots[cut:])]

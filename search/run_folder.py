@@ -75,7 +75,7 @@ class RunFolder:
                 f"{self.path}: no run folder is here (resolved.yaml is missing); give the folder that run made"
             )
         config = StudyConfig.load(self.path / "resolved.yaml", overrides)
-        if ":***@" not in config.storage:
+        if "***" not in config.storage:
             return config
         url = os.environ.get(STORAGE_VARIABLE)
         if url is None:
@@ -172,7 +172,7 @@ class RunFolder:
         self._lock = file
 
     def _check_same(self, config: StudyConfig, facts: Mapping[str, Any]) -> None:
-        before, now = self.config().resolved(), config.resolved()
+        before, now = StudyConfig.load(self.path / "resolved.yaml").resolved(), config.resolved()
         for key in now:
             if key not in FREE and key not in ("data", "seeds") and before[key] != now[key]:
                 raise UserError(

@@ -33,13 +33,15 @@ def open_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
             return _sqlite(spec)
         return optuna.storages.RDBStorage(spec, engine_kwargs={"pool_pre_ping": True})
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
-        reason = without_password(" ".join(str(error).split())[:300])
+        reason = without_password(" ".join(str(error).split()))[:300]  # masked first: a cut URL is not recognised
         raise UserError(f"storage: cannot open {without_password(spec)}: {reason}") from None
 
 
 def without_password(text: str) -> str:
-    """Return ``text`` with the password of every URL in it replaced by ``***``."""
-    return re.sub(r"(\w://[^:/@\s]+):[^@\s]+@", r"\1:***@", text)
+    """Return ``text`` with the password of every URL in it replaced by ``***``, also one that holds an ``@`` or stands
+    behind the ``?``."""
+    text = re.sub(r"(\w://[^:/@\s]*):[^?\s]*@", r"\1:***@", text)
+    return re.sub(r"([?&]password=)[^&\s]+", r"\1***", text)
 
 
 def _sqlite(url: str) -> optuna.storages.RDBStorage:

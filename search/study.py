@@ -103,10 +103,12 @@ class BudgetConfig(_Part):
 
 
 class SeedsConfig(_Part):
-    """Seeds per trial, fresh seeds to confirm each of the ``leaders`` with, and the number all seeds start from."""
+    """Seeds per trial, fresh seeds to confirm each of the ``leaders`` with, how many of these the effects of modules
+    are measured with, and the number all seeds start from."""
 
     search: Positive = 1
     confirm: Positive = 20
+    effects: Positive = 10
     leaders: Positive = 3
     base: Annotated[int, Field(ge=0)] = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Worker:
             self.valid,
             objective=Objective(task.metric, task.convention),
             on_epoch=on_epoch,
-            checkpoint=_sound(task.checkpoint),
+            checkpoint=_sound(task),
             checkpoint_epochs=task.rungs,
         )
         outcomes = [_outcome(r, m, task.keep_states) for r, m in zip(done.runs, members, strict=True)]
@@ -83,16 +84,19 @@ def explain(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}{place}"
 
 
-def _sound(checkpoint: str | None) -> Path | None:
-    """Return the checkpoint's path; a damaged file is removed, so that training starts anew."""
-    if checkpoint is None:
+def _sound(task: Task) -> Path | None:
+    """Return the checkpoint's path; a file that is damaged or of other members is removed, so that training starts
+    anew."""
+    if task.checkpoint is None:
         return None
-    path = Path(checkpoint)
+    path = Path(task.checkpoint)
     if path.exists():
         try:
-            with safe_open(path, "pt"):
-                pass
-        except SafetensorError:
+            with safe_open(path, "pt") as file:
+                seeds = json.loads(file.metadata()["course"])["seeds"]
+        except (SafetensorError, KeyError, TypeError, ValueError):
+            seeds = None
+        if seeds != [slot.seed for slot in task.slots]:
             path.unlink()
     return path
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,9 @@ install_import_hook(
     "beartype.beartype",
 )
 torch.set_num_threads(1)
+# speed is not tested here: a busy machine must not fail a test
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 from mmsa_core.data.synthetic import planted  # noqa: E402
 from mmsa_core.loader import SplitTensors  # noqa: E402

@@ -55,6 +55,7 @@ def test_overfits_8_samples() -> None:
         "optimizer": {"lr": 4e-3, "weight_decay": 0.0},
         "batch_size": 8,
         "epochs": 120,
+        "patience": 120,
         "alignment": {},
         "labels": "none",
     }

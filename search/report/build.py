@@ -129,7 +129,8 @@ def facts(run: RunRecord) -> dict[str, str]:
 
 def commands(run: RunRecord) -> list[str]:
     """Return the commands that run it again and check its model."""
-    found = [f"mmsa-search run {shlex.quote(run.path + '/resolved.yaml')} --out NEW_FOLDER"]
+    again = f"mmsa-search run {shlex.quote(run.path + '/resolved.yaml')} --out NEW_FOLDER"
+    found = [f"{again} storage=journal" if "://" in run.config.storage else again]
     if run.confirm is not None:
         found.append(f"mmsa-search verify {shlex.quote(run.path + '/best')}")
     return found

@@ -183,4 +183,5 @@ def _curve(path: Path) -> Curve | None:
         for row in csv.DictReader(file):
             by_epoch[int(row["epoch"])].append(float(row["valid"]))
     epochs = tuple(sorted(by_epoch))
-    return Curve(epochs, tuple(float(np.mean(by_epoch[e])) for e in epochs)) if epochs else None
+    values = tuple(float(np.mean(by_epoch[e])) for e in epochs)
+    return Curve(epochs, values) if np.isfinite(values).any() else None

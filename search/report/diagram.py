@@ -38,8 +38,8 @@ class _Drawing:
 
     def svg(self, description: str) -> str:
         return (
-            f'<svg class="diagram" viewBox="0 0 {self.width:g} {self.y:g}" role="img" '
-            f'aria-label="{escape(description)}">{"".join(self.parts)}</svg>'
+            f'<svg class="diagram" style="max-width:{1.1 * self.width:g}px" viewBox="0 0 {self.width:g} {self.y:g}" '
+            f'role="img" aria-label="{escape(description)}">{"".join(self.parts)}</svg>'
         )
 
 

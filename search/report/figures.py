@@ -92,6 +92,9 @@ def effects(run: RunRecord) -> list[Plot]:
             )  # fmt: skip
     _rows(figure, [f"{e['module']}: {e['choice']} against {e['against']}" for e in entries])
     figure.add_vline(x=0, line_width=1.5, line_color=GREY)
+    ends = [0.0, *(e["difference"][side] for e in entries for side in ("low", "high"))]
+    edge = 0.05 * (max(ends) - min(ends)) or 1.0
+    figure.update_xaxes(range=[min(ends) - edge, max(ends) + edge])
     return [Plot("effects", figure, "Effect of every module of the winner, with intervals")]
 
 
@@ -159,14 +162,18 @@ def curves(run: RunRecord) -> list[Plot]:
     for trial, (name, colour, symbol, dash) in marked.items():
         if trial in run.curves:
             _curve(figure, run.curves[trial], name, colour, symbol, dash)
-    figure.update_yaxes(range=_range([v for c in run.curves.values() for v in c.values], run))
+    values = [v for c in run.curves.values() for v in c.values if np.isfinite(v)]
+    low, high = _range(values, run)
+    figure.update_yaxes(range=[low, high])
     figure.update_xaxes(rangemode="tozero")
     caption = (
         "Curves of the search, the mean over a trial's seeds. A line ends where its trial was dropped; "
         "a trial's value is its best epoch."
     )
+    if not low <= min(values) <= max(values) <= high:
+        caption += " Values that are much worse lie outside of the drawn range."
     if len(run.curves) < len(run.trials):
-        caption += f" {len(run.curves)} of {len(run.trials)} trials are drawn."
+        caption += f" Drawn: {len(run.curves)} of {len(run.trials)} trials."
     return [Plot("curves", figure, "Learning curves of the trials", caption)]
 
 
@@ -307,17 +314,17 @@ def _best_so_far(run: RunRecord) -> list[tuple[int, float]]:
 
 
 def _range(values: Sequence[float], run: RunRecord) -> tuple[float, float]:
-    """Return the axis range: all values but far outliers on the worse side."""
-    own = np.asarray(values, dtype=np.float64)
-    low, high = float(own.min()), float(own.max())
-    first, third = np.quantile(own, [0.25, 0.75])
-    reach = 3.0 * float(third - first)
-    if reach > 0 and run.minimize:
-        high = min(high, float(third) + reach)
-    elif reach > 0:
-        low = max(low, float(first) - reach)
-    edge = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - edge, high + edge
+    """Return the axis range: all values but those far worse than the better half, and complete trials."""
+    best, *others = np.sort(run.sign * np.asarray(values, dtype=np.float64))
+    worst = float(others[-1]) if others else float(best)
+    quarter, median = np.quantile([best, *others], [0.25, 0.5]) - best
+    reach = float(max(8.0 * quarter, 4.0 * median))
+    if reach > 0:
+        complete = [run.sign * t.value for t in run.trials if t.value is not None]
+        worst = min(worst, max([float(best) + reach, *complete]))
+    edge = 0.06 * (worst - float(best)) or 0.05 * abs(worst) or 1.0
+    ends = run.sign * (float(best) - edge), run.sign * (worst + edge)
+    return min(ends), max(ends)
 
 
 def _trials(figure: go.Figure, which: Sequence[TrialRecord], name: str, marker: Mapping[str, Any]) -> None:
@@ -356,9 +363,9 @@ def _history_caption(run: RunRecord, drawn: Sequence[TrialRecord], low: float, h
     )
     outside = sum(t.last is not None and not low <= t.last <= high for t in drawn)
     if outside:
-        caption += f" {outside} much worse trial{'' if outside == 1 else 's'} lie outside of the drawn range."
+        caption += f" Outside of the drawn range, as much worse: {outside} trial{'' if outside == 1 else 's'}."
     if len(drawn) < len(run.trials):
-        caption += f" {len(drawn)} of {len(run.trials)} trials are drawn, every improvement among them."
+        caption += f" Drawn: {len(drawn)} of {len(run.trials)} trials, every improvement among them."
     return caption
 
 

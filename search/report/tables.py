@@ -97,12 +97,15 @@ def test(run: RunRecord) -> Table:
     if record is None:
         return Table("test", pd.DataFrame(), (), ())
     frame, rows, marks = [], [], []
+    same = run.confirm is not None and run.confirm["winner"] == run.confirm["baseline"]
     for metric, entry in record["winner"].items():
         winner, base = read(entry), read(record["baseline"][metric])
         frame.append({"metric": metric, **_flat(winner, "winner_"), **_flat(base, "baseline_")})
-        rows.append((label(metric), spread(winner), spread(base), str(winner.n)))
+        both = (spread(base),) if same else (spread(winner), spread(base))
+        rows.append((label(metric), *both, str(winner.n)))
         marks.append("objective" if metric == run.metric else "")
-    return Table("test", pd.DataFrame(frame), ("metric", "winner", "baseline", "seeds"), tuple(rows), tuple(marks))
+    columns = ("metric", "baseline", "seeds") if same else ("metric", "winner", "baseline", "seeds")
+    return Table("test", pd.DataFrame(frame), columns, tuple(rows), tuple(marks))
 
 
 def effects(run: RunRecord) -> Table:

@@ -53,6 +53,8 @@ def number(value: float, digits: int = 3, signed: bool = False) -> str:
     """
     if not math.isfinite(value):
         return str(value).replace("inf", "∞").replace("-", MINUS)
+    if abs(value) >= 1e5:
+        return f"{value:{'+' if signed else ''}.3g}".replace("-", MINUS)
     rounded = round(value, digits) + 0.0
     return f"{rounded:{'+' if signed else ''}.{digits}f}".replace("-", MINUS)
 
@@ -145,11 +147,9 @@ def _winner(run: RunRecord, record: Mapping[str, Any]) -> Headline:
 def _baseline_wins(run: RunRecord, record: Mapping[str, Any]) -> Headline:
     base = run.candidate(record["baseline"])
     value = read(base["valid"][run.metric])
-    claim = (
-        f"No confirmed candidate beats the baseline, which reaches valid {label(run.metric)} {interval(value)} "
-        f"over {seeds(value.n)}."
-    )
     others = [c for c in record["candidates"] if c["trial"] != record["baseline"]]
+    start = "No confirmed candidate beats the baseline, which" if others else "Only the baseline was confirmed; it"
+    claim = f"{start} reaches valid {label(run.metric)} {interval(value)} over {seeds(value.n)}."
     verdict = "There was no other candidate to confirm."
     if others:
         difference = _verdict(read(others[0]["difference"]), run.sign)

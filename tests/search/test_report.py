@@ -1,0 +1,436 @@
+"""The report: a safe, self-contained page at every stage of a run, tables that agree with it, figures that draw."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+import pandas as pd
+import pytest
+import torch
+
+from mmsa_core.data.split import Split
+from mmsa_core.data.synthetic import write_planted
+from search import pipeline
+from search.ledger import Ledger, open_study
+from search.populations import Outcome, Result, Source, Task, Wait
+from search.report import figures, wording
+from search.report.build import page, write_report
+from search.report.collect import Curve, RunRecord, TrialRecord, collect
+from search.report.diagram import describe, diagram
+from search.report.tables import tables
+from search.run_folder import RunFolder
+from search.runner import Engine
+from search.statistics import Estimate
+from search.study import StudyConfig
+from search.worker import Report, Worker
+
+STUDY = """
+study: small
+budget: {trials: 8}
+seeds: {search: 1, confirm: 3, leaders: 2}
+rungs: {epochs: [1, 2, 4], keep: 0.5}
+space: quick
+"""
+INJECTED = "<script>alert(1)</script> | `x`"
+TABLES = {"leaderboard", "confirmed", "effects", "importance", "trials", "failures", "test"}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SIZE = 4
+"""Members of a population."""
+
+
+class Inline:
+    """The engine without Ray: trains one task after another here. ``failing`` is a trial that is made to fail."""
+
+    interrupted = False
+
+    def __init__(self, failing: int | None = None) -> None:
+        self.failing = failing
+
+    def run(self, make: Callable[[], Source], data: tuple[Split, Split]) -> dict[str, Any]:
+        source, worker = make(), Worker(*data, torch.device("cpu"))
+        while isinstance(task := source.next(), Task):
+            source.finish(task.name, self._train(worker, task, source.report))
+        assert not isinstance(task, Wait)
+        source.close()
+        return source.status()
+
+    def _train(self, worker: Worker, task: Task, report: Report) -> Result:
+        result = worker.run(task, report)
+        broken = [not task.keep_states and slot.trial == self.failing for slot in task.slots]
+        outcomes = [Outcome(failure=INJECTED) if b else o for b, o in zip(broken, result.outcomes, strict=True)]
+        return replace(result, outcomes=outcomes)
+
+
+class Links(HTMLParser):
+    """Collects what a page refers to and the elements it has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.links += [v for k in ("src", "href", "srcset", "data", "action") if (v := found.get(k)) is not None]
+        self.ids += [v for v in [found.get("id")] if v is not None]
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Opened:
+    """A study whose search is done: 8 trials, one of them failed."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder = tmp_path_factory.mktemp("report")
+    write_planted(folder / "data.npz", 0, train=60, valid=40, test=40)
+    (folder / "study.yaml").write_text(STUDY)
+    config = StudyConfig.load(folder / "study.yaml", ["objective.convention=mosi"], data=str(folder / "data.npz"))
+    found = pipeline.open_new(config, folder / "study.yaml", folder / "run")
+    make = partial(Ledger, found.config, found.space, found.folder, SIZE)
+    Inline(failing=1).run(make, (found.train, found.valid))
+    found.folder.release()
+    return found
+
+
+@pytest.fixture(scope="module")
+def searched(opened: pipeline.Opened, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder between search and confirmation."""
+    return Path(shutil.copytree(opened.folder.path, tmp_path_factory.mktemp("searched") / "run"))
+
+
+@pytest.fixture(scope="module")
+def finished(searched: Path, opened: pipeline.Opened) -> Path:
+    """A run folder with everything done, whose record of the machine tries to inject a script."""
+    engine = cast(Engine, Inline())
+    record = pipeline.confirm_stage(opened, engine, SIZE)
+    pipeline.explain_stage(opened, engine, SIZE, record)
+    facts = opened.folder.facts()
+    (opened.folder.path / "lock.json").write_text(json.dumps({**facts, "command": INJECTED}))
+    write_report(opened.folder.path)
+    return opened.folder.path
+
+
+@pytest.fixture
+def run(finished: Path) -> RunRecord:
+    return collect(finished)
+
+
+def page_of(folder: Path) -> str:
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def csv(folder: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(folder / "report" / "tables" / f"{name}.csv")
+
+
+def plots_of(text: str) -> set[str]:
+    return {i.removeprefix("plot-") for i in Links(text).ids if i.startswith("plot-")}
+
+
+def specs_of(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="specs">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    specs: dict[str, Any] = json.loads(found[1])
+    return specs
+
+
+def sections(text: str) -> set[str]:
+    return set(re.findall(r'<section id="(\w+)"', text))
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_self_contained_and_small(finished: Path) -> None:
+    path = write_report(finished)
+    assert path == finished / "report" / "index.html"
+    assert path.stat().st_size < 6_000_000
+    links = Links(path.read_text(encoding="utf-8")).links
+    assert len(links) > 10
+    for link in links:
+        assert link.startswith(("#", "tables/", "data:,")), link
+        assert not link.startswith("tables/") or (path.parent / link).exists()
+    style = (Path(figures.__file__).parent / "page.css").read_text()
+    assert "@import" not in style and "url(" not in style
+
+
+def test_the_page_has_every_section_and_plot(finished: Path) -> None:
+    text = page_of(finished)
+    assert sections(text) == {
+        "winner", "confirmed", "test", "effects", "importance", "search", "leaderboard", "failures", "again",
+    }  # fmt: skip
+    assert plots_of(text) == specs_of(text).keys() >= {"candidates", "differences", "history", "curves"}
+    anchors = {link[1:] for link in Links(text).links if link.startswith("#")}
+    assert anchors <= set(Links(text).ids)
+
+
+def test_what_comes_from_the_user_is_escaped(finished: Path) -> None:
+    text = page_of(finished)
+    assert "<script>alert" not in text
+    assert text.count("&lt;script&gt;alert(1)") >= 2  # a reason and the command
+    assert Links(text).tags.count("script") == 3
+    markdown = (finished / "report" / "report.md").read_text(encoding="utf-8")
+    assert "<script" not in markdown and "&lt;script>alert(1)&lt;/script> \\| \\`x\\`" in markdown
+
+
+def test_names_in_figures_are_escaped(run: RunRecord) -> None:
+    effect = {
+        "module": "</script><b>bold</b>",
+        "choice": "<i>x</i>",
+        "against": "none",
+        "difference": Estimate(-0.1, 0.05, 3, -0.15, -0.05).to_dict(),
+        "resolved": True,
+        "smallest_visible": float("inf"),
+        "sentence": "</script><b>bold</b>",
+    }
+    importance = {"ped_anova": {"</script><b>bold</b>": 1.0}, "fanova": {}}
+    record = replace(run, explain={"effects": [effect], "importance": importance})
+    text = page(record, wording.headline(record), tables(record))
+    assert "<b>bold" not in text and Links(text).tags.count("script") == 3
+    annotation = specs_of(text)["effects"]["layout"]["annotations"][0]["text"]
+    assert annotation == "&lt;/script&gt;&lt;b&gt;bold&lt;/b&gt;: &lt;i&gt;x&lt;/i&gt; against none"
+    assert "∞" in text
+
+
+# ---- the tables ------------------------------------------------------------------------------------------------------
+
+
+def test_tables_agree_with_the_record(finished: Path) -> None:
+    write_report(finished)
+    assert {p.stem for p in (finished / "report" / "tables").glob("*.csv")} == TABLES
+    record = json.loads((finished / "confirm" / "confirm.json").read_text())
+    table = csv(finished, "confirmed")
+    assert len(table) >= 2 and list(table["trial"]) == [c["trial"] for c in record["candidates"]]
+    for k, entry in enumerate(record["candidates"]):
+        for name in ("mean", "std", "n", "low", "high"):
+            assert table[name][k] == pytest.approx(entry["valid"]["mae"][name], rel=1e-12)
+            assert table[f"difference_{name}"][k] == pytest.approx(entry["difference"][name], rel=1e-12)
+        assert table["valid_corr"][k] == pytest.approx(entry["valid"]["corr"]["mean"], rel=1e-12)
+    test = csv(finished, "test").set_index("metric")
+    assert test.loc["mae", "winner_mean"] == pytest.approx(record["test"]["winner"]["mae"]["mean"], rel=1e-12)
+    assert set(test.index) == record["test"]["winner"].keys()
+
+
+def test_tables_agree_with_the_study(finished: Path, opened: pipeline.Opened) -> None:
+    write_report(finished)
+    known = open_study(opened.config, opened.folder).get_trials()
+    trials = csv(finished, "trials")
+    assert list(trials["number"]) == [t.number for t in known] and len(trials) == 8
+    assert list(trials["optimizer.lr"]) == pytest.approx([t.params["optimizer.lr"] for t in known])
+    board = csv(finished, "leaderboard")
+    values = sorted(t.value for t in known if t.state.name == "COMPLETE" and t.value is not None)
+    assert list(board["value"]) == pytest.approx(values) and len(values) >= 2
+    failures = csv(finished, "failures")
+    assert list(failures["where"]) == ["trial 1"] and list(failures["reason"]) == [INJECTED]
+
+
+def test_effects_and_importance_agree_with_explain(run: RunRecord) -> None:
+    difference = Estimate(-0.1, 0.05, 3, -0.15, -0.05).to_dict()
+    common = {"choice": "coral", "against": "none", "difference": difference, "smallest_visible": 0.1, "sentence": "s"}
+    effects = [{"module": "b", "resolved": False, **common}, {"module": "a", "resolved": True, **common}]
+    importance = {"ped_anova": {"x": 0.2, "y": 0.8}, "fanova": {"y": 1.0}}
+    made = tables(replace(run, explain={"effects": effects, "importance": importance}))
+    assert list(made["effects"].frame["module"]) == ["a", "b"]  # resolved first
+    frame = made["importance"].frame.set_index("parameter")
+    assert list(frame.index) == ["y", "x"] and frame.loc["x", "ped_anova"] == 0.2
+    assert frame["fanova"].isna().to_list() == [False, True] and made["importance"].rows[1] == ("x", "20.0 %", "none")
+
+
+def test_markdown_has_headline_and_tables(finished: Path) -> None:
+    write_report(finished)
+    text = (finished / "report" / "report.md").read_text(encoding="utf-8")
+    for title in (
+        "Confirmed candidates",
+        "Test split",
+        "Leaderboard of the search",
+        "Failures",
+        "Trials",
+        "What was run",
+    ):
+        assert f"## {title}\n" in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        rows = [len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()]
+        assert len(set(rows)) == 1, block
+
+
+# ---- stages and sizes ------------------------------------------------------------------------------------------------
+
+
+def test_before_confirmation(searched: Path) -> None:
+    text = page_of(searched)
+    assert "Nothing is confirmed yet" in text and "optimistic" in text
+    assert plots_of(text) == {"history", "curves"}
+    assert sections(text) == {"winner", "search", "leaderboard", "failures", "again"}
+    assert (searched / "report" / "tables" / "confirmed.csv").exists()
+
+
+def test_confirmed_but_not_explained(run: RunRecord) -> None:
+    record = replace(run, explain=None)
+    text = page(record, wording.headline(record), tables(record))
+    assert {"winner", "confirmed", "test"} <= sections(text) and not {"effects", "importance"} & sections(text)
+
+
+def test_no_trial_at_all(searched: Path, tmp_path: Path, opened: pipeline.Opened) -> None:
+    for name in ("resolved.yaml", "lock.json"):
+        shutil.copy(searched / name, tmp_path / name)
+    text = page_of(tmp_path)
+    assert "No trial of small is complete: 0 of 8 trials have ended." in text
+    assert plots_of(text) == set() and "Plotly" not in text
+    Ledger(opened.config, opened.space, RunFolder(tmp_path), SIZE).close()
+    assert "No trial is complete" in page_of(tmp_path)  # the baseline is waiting
+
+
+def test_one_trial(run: RunRecord) -> None:
+    trial = replace(run.ranked[0], number=0)
+    record = replace(run, trials=(trial,), curves={0: Curve((1,), (0.9,))}, confirm=None, explain=None)
+    text = page(record, wording.headline(record), tables(record))
+    assert "best of 1 complete trial over 1 search seed" in text and plots_of(text) == {"history", "curves"}
+
+
+def test_thousands_of_trials_are_thinned(run: RunRecord) -> None:
+    made = [
+        TrialRecord(n, "complete", 1.0 - n / 10_000, {}, run.trials[0].params, None, 1.0, 10)
+        if n % 7 == 0
+        else TrialRecord(n, "pruned", None, {1: 1.0 + n % 13}, run.trials[0].params, None, None, None)
+        for n in range(6000)
+    ]
+    record = replace(run, trials=tuple(made))
+    text = page(record, wording.headline(record), tables(record))
+    assert len(text.encode()) < 6_000_000
+    spec = specs_of(text)["history"]
+    drawn = sum(len(t["x"]) for t in spec["data"] if t["mode"] == "markers")
+    assert drawn < 2 * figures.MAX_POINTS and "of 6000 trials" in text
+    assert "The first 20 of 858; tables/leaderboard.csv has all." in text
+    assert len(tables(record)["trials"].frame) == 6000
+
+
+def test_far_outliers_do_not_set_the_range(run: RunRecord) -> None:
+    worst = replace(run.trials[0], number=8, state="pruned", value=None, rungs={1: 1e30})
+    record = replace(run, trials=(*run.trials, worst))
+    plot = next(iter(figures.history(record)))
+    assert plot.figure.layout.yaxis.range[1] < 100 and "much worse: 1 trial." in plot.caption
+
+
+def test_higher_is_better(run: RunRecord) -> None:
+    objective = run.config.objective.model_copy(update={"metric": "corr", "direction": "maximize"})
+    record = replace(run, config=run.config.model_copy(update={"objective": objective}))
+    values = [t.value for t in record.ranked]
+    assert values == sorted((v for v in values if v is not None), reverse=True) and len(values) > 1
+    text = page(record, wording.headline(record), tables(record))
+    assert "valid Corr (higher is better)" in text and "above 0 is better" in text
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def confirm_record(valid: Estimate, test: Estimate, winner: int = 4) -> dict[str, Any]:
+    def candidate(trial: int, mean: float, difference: Estimate) -> dict[str, Any]:
+        value = Estimate(mean, 0.01, valid.n, mean - 0.01, mean + 0.01).to_dict()
+        return {"trial": trial, "valid": {"mae": value}, "difference": difference.to_dict()}
+
+    entries = [candidate(4, 0.8, valid), candidate(0, 0.85, Estimate(0, 0, valid.n, 0, 0))]
+    split = {role: {"mae": Estimate(0.8, 0.01, valid.n, 0.79, 0.81).to_dict()} for role in ("winner", "baseline")}
+    return {
+        "winner": winner,
+        "baseline": 0,
+        "candidates": entries if winner else entries[::-1],
+        "test": {**split, "difference": test.to_dict()},
+    }
+
+
+RESOLVED, UNRESOLVED = Estimate(-0.05, 0.02, 10, -0.07, -0.03), Estimate(-0.01, 0.05, 10, -0.04, 0.02)
+WORSE, SINGLE = Estimate(0.05, 0.02, 10, 0.03, 0.07), Estimate(-0.05, 0.0, 1, -0.05, -0.05)
+
+
+@pytest.mark.parametrize(
+    ("valid", "test", "resolved", "words"),
+    [
+        (RESOLVED, RESOLVED, True, "\N{MINUS SIGN}0.050 [\N{MINUS SIGN}0.070, \N{MINUS SIGN}0.030]: resolved"),
+        (RESOLVED, UNRESOLVED, False, "resolved, its 95 % interval excludes 0."),
+        (UNRESOLVED, UNRESOLVED, False, "not resolved, its 95 % interval includes 0"),
+        (RESOLVED, WORSE, False, "resolved"),
+        (SINGLE, SINGLE, False, "one seed resolves nothing"),
+    ],
+)
+def test_headline_says_what_is_resolved(
+    run: RunRecord, valid: Estimate, test: Estimate, resolved: bool, words: str
+) -> None:
+    found = wording.headline(replace(run, confirm=confirm_record(valid, test)))
+    assert found.claim.startswith("Trial 4 reaches valid MAE 0.800")
+    assert found.resolved == resolved and words in found.verdict
+    assert ("in the baseline's favour" in found.test) == (test == WORSE)
+
+
+def test_headline_when_nothing_beats_the_baseline(run: RunRecord) -> None:
+    found = wording.headline(replace(run, confirm=confirm_record(UNRESOLVED, UNRESOLVED, winner=0)))
+    assert found.claim.startswith("No confirmed candidate beats the baseline") and not found.resolved
+    assert "The nearest is trial 4" in found.verdict
+
+
+def test_headline_says_that_search_values_are_optimistic(run: RunRecord) -> None:
+    trial = replace(run.trials[0], number=4, state="complete", value=0.7)
+    found = wording.headline(replace(run, trials=(trial,), confirm=confirm_record(RESOLVED, RESOLVED)))
+    assert any("0.700 of trial 4, became 0.800 [0.790, 0.810]" in note for note in found.notes)
+
+
+def test_passwords_are_not_shown(run: RunRecord) -> None:
+    record = replace(run, config=run.config.model_copy(update={"storage": "postgresql://me:secret@host/db"}))
+    text = page(record, wording.headline(record), tables(record))
+    assert "secret" not in text and "postgresql://me:***@host/db" in text
+
+
+# ---- the picture -----------------------------------------------------------------------------------------------------
+
+
+def test_the_diagram_shows_every_module() -> None:
+    config = {
+        "encoders": {"text": {"name": "bert"}, "audio": {"name": "gru"}, "vision": {"name": "<pool>", "dim": 4}},
+        "width": 8,
+        "alignment": {
+            "text-vision": {"name": "coral", "weight": 0.05, "place": "projection"},
+            "text-audio": {"name": "hsic", "weight": 0.5, "place": "encoder"},
+        },
+        "fusion": {"name": "low_rank", "rank": 4},
+        "heads": {"dim": 8, "dropout": 0.1},
+        "labels": {"name": "ulgm"},
+        "weighting": {"name": "static"},
+    }
+    svg = diagram(config)
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    for word in ("text", "audio", "vision", "bert", "gru", "&lt;pool&gt;", "coral", "weight 0.05", "hsic", "ulgm"):
+        assert word in texts
+    assert "fusion: low_rank" in texts and texts.count("head") == 4
+    assert texts.index("hsic") < texts.index("projection") < texts.index("coral")
+    assert svg.count('class="joint"') == 4 and "<pool>" not in svg
+    assert describe(config).endswith("fusion: low_rank; unimodal labels: ulgm")
+
+
+# ---- a browser -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_every_plot_is_drawn_in_a_browser(finished: Path, tmp_path: Path) -> None:
+    path = write_report(finished)
+    assert CHROMIUM is not None
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path}"]
+    flags += ["--virtual-time-budget=8000", "--enable-logging=stderr", "--v=0", "--dump-dom", path.as_uri()]
+    done = subprocess.run([CHROMIUM, *flags], capture_output=True, text=True, timeout=120, check=True)
+    assert "Uncaught" not in done.stderr and "CONSOLE" not in done.stderr, done.stderr
+    parts = re.split(r'<div class="plot[^"]*" id="plot-', done.stdout)[1:]
+    assert {p.partition('"')[0] for p in parts} == plots_of(path.read_text(encoding="utf-8"))
+    assert len(parts) >= 4
+    for part in parts:
+        assert "main-svg" in part, part[:100]
