@@ -147,7 +147,7 @@ def _confirm_and_explain(opened: Opened, engine: Engine) -> dict[str, Any]:
     record = confirm_stage(opened, engine, size)
     explain_stage(opened, engine, size, record)
     export.write_model(opened, record)
-    write_report(opened.folder.path)
+    write_report(opened.folder.path, opened.config.storage)
     return record
 
 
