@@ -205,7 +205,7 @@ class _Course:
     def save(self, path: Path, epoch: int) -> None:
         """Write a checkpoint of the members still alive and of the record of all."""
         record = [{k: v for k, v in vars(r).items() if k not in ("predictions", "state")} for r in self.runs]
-        meta = {"epoch": epoch, "alive": self.alive, "runs": record, "members": _marks(self.members)}
+        meta = {"epoch": epoch, "alive": self.alive, "runs": record, "members": marks(self.members)}
         tensors = {f"population.{n}": t.cpu().contiguous() for n, t in self.population.state().items()}
         tensors |= {f"best.{n}": t.cpu().contiguous() for n, t in self.best.items()}
         for k, run in enumerate(self.runs):
@@ -222,7 +222,7 @@ class _Course:
         with safe_open(path, "pt") as file:
             meta: dict[str, Any] = json.loads(file.metadata()["course"])
             tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 (not a mapping)
-        assert meta["members"] == _marks(self.members), "the checkpoint belongs to other members"
+        assert meta["members"] == marks(self.members), "the checkpoint belongs to other members"
         self.alive = meta["alive"]
         self.population.keep(self.alive)
         self.population.restore(_strip(tensors, "population."))
@@ -236,7 +236,8 @@ class _Course:
         return int(meta["epoch"]) + 1
 
 
-def _marks(members: Sequence[MemberSpec]) -> list[str]:
+def marks(members: Sequence[MemberSpec]) -> list[str]:
+    """Return what a checkpoint knows its members by, under ``members`` in its record."""
     return [f"{m.config.fingerprint()}/{m.seed}" for m in members]
 
 

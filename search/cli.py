@@ -61,6 +61,8 @@ def run(
     from search.study import StudyConfig
 
     config = StudyConfig.load(study, overrides or [], data)
+    if deterministic:
+        pipeline.check_deterministic(config)
     opened = pipeline.open_new(config, study, out or Path("runs") / config.study, dry=check)
     if check:
         count = opened.space.count()

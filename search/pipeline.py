@@ -106,6 +106,18 @@ def open_run(path: Path, overrides: Sequence[str] = ()) -> Opened:
     return opened
 
 
+def check_deterministic(config: StudyConfig) -> None:
+    """Refuse what makes trials depend on the machine's speed.
+
+    Raises:
+        UserError: the population's size is measured, or the pruner reads what other populations report meanwhile.
+    """
+    if config.population == "auto":
+        raise UserError("--deterministic: population: auto is a measurement of this machine; write a number, e.g. 8")
+    if config.pruner not in ("rungs", "median", "none"):
+        raise UserError(f"--deterministic: pruner {config.pruner} depends on timing; use rungs, median or none")
+
+
 def check_space(opened: Opened) -> None:
     """Build every arm of the space once, so that a plug-in or parameter that does not exist is found before training.
 

@@ -54,12 +54,14 @@ class Progress:
 
     def _panel(self, status: Mapping[str, Any]) -> Panel:
         done, total = counted(status)
+        bar = Table.grid(expand=True)
+        bar.add_row(ProgressBar(total=total, completed=done))
         table = Table.grid(padding=(0, 2))
         for name, value in facts(status).items():
             table.add_row(f"[bold]{name}", value)
         title = f"[bold]{self.study}[/] · {status.get('stage', 'search')}"
         hint = "stopping: running populations save and end" if status["speed"]["draining"] else "Ctrl-C saves and stops"
-        return Panel(Group(ProgressBar(total=total, completed=done), table), title=title, subtitle=f"[dim]{hint}")
+        return Panel(Group(bar, table), title=title, subtitle=f"[dim]{hint}")
 
 
 def counted(status: Mapping[str, Any]) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from mmsa_core.errors import UserError
 from mmsa_core.loader import SplitTensors
 from mmsa_core.model import complete
 from mmsa_core.population import MemberSpec
-from mmsa_core.train import MemberRun, Objective, Progress, Verdict, fit
+from mmsa_core.train import MemberRun, Objective, Progress, Verdict, fit, marks
 from search.populations import Outcome, Reply, Result, Slot, Task, split_task
 
 Report = Callable[[str, int, Mapping[int, float]], Reply]
@@ -57,7 +57,7 @@ class Worker:
             self.valid,
             objective=Objective(task.metric, task.convention),
             on_epoch=on_epoch,
-            checkpoint=_sound(task),
+            checkpoint=_sound(task.checkpoint, members),
             checkpoint_epochs=task.rungs,
         )
         outcomes = [_outcome(r, m, task.keep_states) for r, m in zip(done.runs, members, strict=True)]
@@ -84,19 +84,19 @@ def explain(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}{place}"
 
 
-def _sound(task: Task) -> Path | None:
+def _sound(checkpoint: str | None, members: Sequence[MemberSpec]) -> Path | None:
     """Return the checkpoint's path; a file that is damaged or of other members is removed, so that training starts
     anew."""
-    if task.checkpoint is None:
+    if checkpoint is None:
         return None
-    path = Path(task.checkpoint)
+    path = Path(checkpoint)
     if path.exists():
         try:
             with safe_open(path, "pt") as file:
-                seeds = json.loads(file.metadata()["course"])["seeds"]
+                own = json.loads(file.metadata()["course"])["members"] == marks(members)
         except (SafetensorError, KeyError, TypeError, ValueError):
-            seeds = None
-        if seeds != [slot.seed for slot in task.slots]:
+            own = False
+        if not own:
             path.unlink()
     return path
 

@@ -182,7 +182,7 @@ def test_several_seeds_are_one_trial_with_their_mean(run: Path) -> None:
 
 
 def test_one_bad_seed_fails_its_trial(run: Path) -> None:
-    source = tiny.ledger(study(budget={"trials": 2}, seeds={"search": 2}), run, size=4)
+    source = tiny.ledger(study(budget={"trials": 2}, seeds={"search": 2}, pruner="none"), run, size=4)
     task = take(source)
     result = pretend(task, source.report)
     result.outcomes[3].failure = "training loss is not finite at epoch 3"
@@ -275,7 +275,7 @@ def test_another_direction_is_refused(run: Path) -> None:
 
 
 def test_cost_is_shared_out(run: Path) -> None:
-    source = tiny.ledger(study(budget={"trials": 2}), run)
+    source = tiny.ledger(study(budget={"trials": 2}, pruner="none"), run)
     drain(source, pretend)
     found = source.study.get_trials()[1].user_attrs["result"]
     assert found == {"seconds": 0.5, "parameters": 10, "best_epochs": [4]}
@@ -321,7 +321,7 @@ def test_a_setting_that_cannot_be_built_fails_alone(run: Path, real: Worker) -> 
 
 
 def test_too_many_failures_stop_the_study(run: Path) -> None:
-    config = study(budget={"trials": 40}, max_failure_rate=0.5)
+    config = study(budget={"trials": 40}, max_failure_rate=0.5, pruner="none")
     source = tiny.ledger(config, run, size=2)
     drain(source, failing("no CUDA device", trials={1, 2, 3, 5}), 4)  # 4 of 8: not more than half
     assert source.message == "" and source.pending()
