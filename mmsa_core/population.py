@@ -23,7 +23,8 @@ from mmsa_core.model import Member
 from mmsa_core.noise import mix, salt_layers
 from mmsa_core.tensors import Batch
 
-EVALUATION_ROWS = 512
+EVALUATION_FLOATS = 2**20
+"""Input values per member that are evaluated at once: bounds memory, whatever the sequences' length."""
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
@@ -75,28 +76,21 @@ class Population:
     def predict(self, data: Batch) -> Float[Tensor, "member row"]:
         """Return every member's predictions for a whole split."""
         self.template.eval()
-        parameters, keys = (
-            self._parameters(self.weights.detach()),
-            self._keys(torch.zeros(len(self.seeds), dtype=torch.int32)),
-        )
 
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
-            own = {k.removeprefix("model."): v for k, v in {**parameters, **buffers}.items() if k.startswith("model.")}
-            prediction: Tensor = functional_call(self.template.model, own, (batch,)).prediction
+        def one(state: dict[str, Tensor], batch: Batch) -> Tensor:
+            prediction: Tensor = functional_call(self.template.model, state, (batch,)).prediction
             return prediction
 
-        chunks = torch.arange(len(data.available), device=self.train.device).split(EVALUATION_ROWS)
+        size = max(1, EVALUATION_FLOATS // sum(f.values[0].numel() for f in data.features))
+        chunks = torch.arange(len(data.available), device=self.train.device).split(size)
+        states = self._inference()
         with torch.no_grad():
-            buffers = {**self.buffers, **keys}
-            members = [vmap(one)(parameters, buffers, take(data, c.expand(len(self.seeds), -1))) for c in chunks]
+            members = [vmap(one)(states, take(data, c.expand(len(self.seeds), -1))) for c in chunks]
         return torch.cat(members, 1)[: self.alive]
 
     def model_states(self) -> dict[str, Tensor]:
         """Return the inference part of every member, stacked: parameters and float settings of ``SentimentModel``."""
-        everything = {**self._parameters(self.weights.detach()), **self.buffers}
-        return {
-            k.removeprefix("model."): v[: self.alive].clone() for k, v in everything.items() if k.startswith("model.")
-        }
+        return {n: t[: self.alive].clone() for n, t in self._inference().items()}
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all members but ``rows``; the survivors go on exactly as they would have.
@@ -163,6 +157,10 @@ class Population:
     ) -> Tensor:
         result: Tensor = functional_call(self.template, (parameters, buffers), (batch, rows, labels, epoch))
         return result
+
+    def _inference(self) -> dict[str, Tensor]:
+        everything = {**self._parameters(self.weights.detach()), **self.buffers}
+        return {n.removeprefix("model."): t for n, t in everything.items() if n.startswith("model.")}
 
     def _parameters(self, weights: Float[Tensor, "member all"]) -> dict[str, Tensor]:
         parts = weights.split([s.numel() for s in self.shapes], 1)

@@ -236,9 +236,18 @@ def judge(
 
 
 def open_test(
-    record: dict[str, Any], candidates: Mapping[int, Candidate], study: optuna.Study, folder: Path, test: Split, by: str
+    record: dict[str, Any],
+    candidates: Mapping[int, Candidate],
+    study: optuna.Study,
+    folder: Path,
+    valid: Split,
+    test: Split,
+    by: str,
 ) -> None:
-    """Evaluate the winner and the baseline on the test split, once, and count the opening in the study."""
+    """Evaluate the winner and the baseline on the test split, once, and count the opening in the study.
+
+    The winner's members are also evaluated as what is exported: the mean of their predictions.
+    """
     openings = record_opening(study, by)
     metric, convention, found = record["metric"], record["convention"], {}
     for role in ("winner", "baseline"):
@@ -248,6 +257,11 @@ def open_test(
         found[role] = (members.seeds, metric_rows(predictions, test.labels, convention))
         with replacing(folder / f"test_{role}.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, predictions=predictions, seeds=np.array(members.seeds))
+        if role == "winner":
+            record["ensemble"] = {
+                "valid": evaluate(members.predictions.mean(0), valid.labels, convention),
+                "test": evaluate(predictions.mean(0), test.labels, convention),
+            }
     common = [s for s in found["winner"][0] if s in found["baseline"][0]]
     pick = {role: [rows[metric][seeds.index(s)] for s in common] for role, (seeds, rows) in found.items()}
     record["test"] = {role: estimates(rows) for role, (_, rows) in found.items()}

@@ -14,8 +14,10 @@ import optuna
 from optuna.trial import TrialState
 
 from mmsa_core.atomic import write_text
+from mmsa_core.config import MemberConfig
 from mmsa_core.data.split import Split
 from mmsa_core.metrics import DIRECTIONS
+from mmsa_core.model import complete
 from search.confirm import Candidate, effect_seeds, has_members, load, metric_rows
 from search.nodes import Arms
 from search.space import Space
@@ -39,8 +41,10 @@ class Switch:
 def switches(space: Space, params: Mapping[str, Any], extra: Mapping[str, Any]) -> list[Switch]:
     """Return the winner's modules with what each is compared to: ``none`` where it is an arm, else the baseline's arm.
 
-    A module that already is that arm is compared to nothing. ``extra`` is added to every configuration.
+    A module that already is that arm is compared to nothing, and neither is one without effect beside the others (a
+    way to weigh tasks where there is one task). ``extra`` is added to every configuration.
     """
+    own = _effective({**space.config(params), **extra})
     leaves = space.leaves()
     defaults = {path: leaf.default for path, leaf in leaves.items()}
     found = []
@@ -51,6 +55,8 @@ def switches(space: Space, params: Mapping[str, Any], extra: Mapping[str, Any]) 
         against = "none" if "none" in leaf.arms else str(leaf.default)
         if against != chosen:
             config = {**space.config({**defaults, **params, path: against}), **extra}
+            if _effective(config) == own:
+                continue
             found.append(Switch(path, str(chosen), against, Candidate(f"{path}: {against}", config)))
     return found
 
@@ -121,6 +127,10 @@ def read_explanation(folder: Path) -> dict[str, Any] | None:
     """Return ``explain.json``, or None before the first explanation."""
     path = folder / "explain.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _effective(config: Mapping[str, Any]) -> str:
+    return complete(MemberConfig.from_dict(config)).fingerprint()
 
 
 def _sentence(switch: Switch, metric: str, difference: Estimate) -> str:

@@ -84,6 +84,7 @@ def write_model(opened: Opened, record: Mapping[str, Any]) -> Path:
     metrics = {
         "valid": winner["valid"],
         "test": record["test"]["winner"],
+        "ensemble": record["ensemble"],
         "baseline": {"valid": base["valid"], "test": record["test"]["baseline"]},
         "difference": {"valid": winner["difference"], "test": record["test"]["difference"]},
         "test_openings": record["test_openings"],

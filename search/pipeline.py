@@ -194,7 +194,7 @@ def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
     if known is not None and same:
         record = known
     else:
-        confirm.open_test(record, numbers, study, folder, opened.test(), "confirm")
+        confirm.open_test(record, numbers, study, folder, opened.valid, opened.test(), "confirm")
         confirm.write_record(folder, record)
     return record
 

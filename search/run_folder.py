@@ -58,7 +58,11 @@ class RunFolder:
                 write_text(self.path / "lock.json", json.dumps({**environment(), **facts}, indent=2) + "\n")
             shown = config.model_copy(update={"storage": without_password(config.storage)})
             write_yaml(self.path / "resolved.yaml", shown.resolved())
+        except UserError:
+            self.release()
+            raise
         except OSError as error:
+            self.release()
             raise UserError(
                 f"{self.path}: cannot write the run folder: {error.strerror}; "
                 "free space, change permissions, or give --out"

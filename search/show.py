@@ -234,6 +234,10 @@ def result(opened: Opened, record: Mapping[str, Any], as_json: bool) -> None:
         console.print(
             f"[bold]{split} {metric}[/] {_interval(best)} over {best['n']} fresh seeds; baseline {_interval(plain)}"
         )
+    mean = record["ensemble"]["test"][metric]
+    console.print(
+        f"[bold]exported model[/] (the mean of the {winner['valid'][metric]['n']} members) test {metric} {mean:.3f}"
+    )
     console.print(f"test split opened {record['test_openings']} time(s)")
     console.print(f"model   {folder / 'best'}", soft_wrap=True)
     console.print(f"report  {page}", soft_wrap=True)

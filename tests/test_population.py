@@ -302,7 +302,7 @@ def test_prediction_in_chunks_is_that_of_the_whole(splits: Splits, monkeypatch: 
     train, valid = splits
     population = Population(several(2), train)
     whole = population.predict(valid.batch(population.config))
-    monkeypatch.setattr("mmsa_core.population.EVALUATION_ROWS", 7)
+    monkeypatch.setattr("mmsa_core.population.EVALUATION_FLOATS", 1000)
     chunked = population.predict(valid.batch(population.config))
     assert whole.shape == (2, 20)
     torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=1e-6)

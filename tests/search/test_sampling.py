@@ -45,7 +45,9 @@ def at(epoch: int, *values: float, populations: str = "") -> dict[str, dict[int,
     return {f"{p}{k}": {epoch: v} for k, (p, v) in enumerate(zip(names, values, strict=True))}
 
 
-@pytest.mark.parametrize(("keep", "weak"), [(0.5, {2, 3}), (0.25, {1, 2, 3}), (0.75, {3}), (0.3, {2, 3}), (0.01, {1, 2, 3})])
+@pytest.mark.parametrize(
+    ("keep", "weak"), [(0.5, {2, 3}), (0.25, {1, 2, 3}), (0.75, {3}), (0.3, {2, 3}), (0.01, {1, 2, 3})]
+)
 def test_keeps_its_share_rounded_up(keep: float, weak: set[int]) -> None:
     assert pruned(made(at(4, 0.1, 0.2, 0.3, 0.4)), keep=keep) == weak
 
@@ -198,5 +200,7 @@ def test_the_first_third_is_drawn_at_random() -> None:
 
 
 def test_finished_counts_every_end() -> None:
-    found: list[FrozenTrial] = [create_trial(state=s, value=1.0 if s == TrialState.COMPLETE else None) for s in TrialState]
+    found: list[FrozenTrial] = [
+        create_trial(state=s, value=1.0 if s == TrialState.COMPLETE else None) for s in TrialState
+    ]
     assert {t.state for t in finished(found)} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
