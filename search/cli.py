@@ -37,6 +37,11 @@ app.add_typer(data_app, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Data = Annotated[str | None, typer.Option("--data", help="The data file (.npz or MMSA .pkl).")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes to the study, e.g. budget.trials=50 or seeds.confirm=40.", metavar="KEY=VALUE"),
+]
+DataFile = Annotated[Path, typer.Argument(help="A data file (.npz or MMSA .pkl).", metavar="DATA")]
 Run = Annotated[Path, typer.Argument(help="The run folder, e.g. runs/mosi-modules.", metavar="RUN")]
 Model = Annotated[Path, typer.Argument(help="A model folder, e.g. runs/mosi-modules/best.", metavar="MODEL")]
 
@@ -44,15 +49,13 @@ Model = Annotated[Path, typer.Argument(help="A model folder, e.g. runs/mosi-modu
 @app.command()
 def run(
     study: Annotated[Path, typer.Argument(help="The study file.", metavar="STUDY.yaml")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes, e.g. budget.trials=50.", metavar="KEY=VALUE")
-    ] = None,
+    overrides: Overrides = None,
     data: Data = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/<study> by default.")] = None,
     deterministic: Annotated[
-        bool, typer.Option(help="Ask in fixed groups: the same trials on any number of workers.")
+        bool, typer.Option("--deterministic", help="Ask in fixed groups: the same trials on any number of workers.")
     ] = False,
-    check: Annotated[bool, typer.Option(help="Check everything, train nothing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check everything, train nothing, write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Search, confirm, explain, report and export; run again to go on where it stopped."""
@@ -79,7 +82,9 @@ def run(
 
 @app.command()
 def status(
-    run: Run, watch: Annotated[bool, typer.Option(help="Show it again every 2 seconds.")] = False, as_json: Json = False
+    run: Run,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every 2 seconds.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show how far a study is."""
     from search import show
@@ -102,7 +107,7 @@ def stop(run: Run) -> None:
 @app.command()
 def space(
     name: Annotated[str, typer.Argument(help="A shipped space (quick, paper, modules) or a file.", metavar="SPACE")],
-    sample: Annotated[int, typer.Option(help="Show this many random configurations.")] = 0,
+    sample: Annotated[int, typer.Option(min=0, help="Show this many random configurations.")] = 0,
     seed: Annotated[int, typer.Option(help="The seed of the samples.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -122,7 +127,9 @@ def modules(as_json: Json = False) -> None:
 
 @app.command()
 def confirm(
-    run: Run, overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE")] = None, as_json: Json = False
+    run: Run,
+    overrides: Overrides = None,
+    as_json: Json = False,
 ) -> None:
     """Confirm the leaders again, e.g. with seeds.confirm=40, and explain, report and export what that gives."""
     _stages(run, overrides, as_json)
@@ -150,10 +157,11 @@ def export(run: Run, as_json: Json = False) -> None:
     from search import export as exporting
     from search import pipeline
 
+    opened = pipeline.open_run(run)
     record = confirmed.read_record(run / "confirm")
     if record is None:
         raise UserError(f"{run}: nothing is confirmed yet; run or confirm first")
-    path = exporting.write_model(pipeline.open_run(run), record)
+    path = exporting.write_model(opened, record)
     _say(f"model: {path}", as_json, {"model": str(path)})
 
 
@@ -161,7 +169,7 @@ def export(run: Run, as_json: Json = False) -> None:
 def train(
     config: Annotated[Path, typer.Argument(help="A configuration, e.g. a trial's config.yaml.", metavar="CONFIG.yaml")],
     data: Annotated[str, typer.Option("--data", help="The data file.")],
-    seeds: Annotated[int, typer.Option(help="Train with seeds 0 to N-1, together.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Train with seeds 0 to N-1, together.")] = 1,
     metric: Annotated[str, typer.Option(help="What selects the best epoch on the valid split.")] = "mae",
     convention: Annotated[str, typer.Option(help="mosi or sims.")] = "mosi",
     nonfinite: Annotated[str, typer.Option(help="refuse or zero.")] = "refuse",
@@ -207,7 +215,7 @@ def predict(
 def verify(
     model: Model,
     data: Data = None,
-    seeds: Annotated[int | None, typer.Option(help="Only the first N seeds.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Only the first N seeds.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train a model again with its own seeds and compare."""
@@ -230,7 +238,9 @@ def bench(
 
 
 @app.command()
-def dashboard(run: Run, port: int = 8080) -> None:
+def dashboard(
+    run: Run, port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8080
+) -> None:
     """Open optuna-dashboard on the study, on this machine only."""
     from search import show
 
@@ -238,7 +248,10 @@ def dashboard(run: Run, port: int = 8080) -> None:
 
 
 @data_app.command("convert")
-def data_convert(source: Path, target: Path) -> None:
+def data_convert(
+    source: Annotated[Path, typer.Argument(help="The pickle.", metavar="MMSA.pkl")],
+    target: Annotated[Path, typer.Argument(help="The file to write.", metavar="DATA.npz")],
+) -> None:
     """Write an MMSA pickle as a native .npz."""
     from mmsa_core.data.convert import convert
 
@@ -247,7 +260,7 @@ def data_convert(source: Path, target: Path) -> None:
 
 
 @data_app.command("describe")
-def data_describe(path: Path, as_json: Json = False) -> None:
+def data_describe(path: DataFile, as_json: Json = False) -> None:
     """Show what a data file holds."""
     from search import show
 
@@ -256,15 +269,14 @@ def data_describe(path: Path, as_json: Json = False) -> None:
 
 @data_app.command("plant")
 def data_plant(
-    target: Path,
+    target: Annotated[Path, typer.Argument(help="The file to write.", metavar="DATA.npz")],
     seed: Annotated[int, typer.Option(help="The seed of the data.")] = 0,
     problem: Annotated[str, typer.Option(help="modules (a product of audio and vision matters) or null.")] = "modules",
 ) -> None:
     """Write planted data whose best modules are known."""
-    from mmsa_core.data.synthetic import write_planted
+    from search import show
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_planted(target, seed, problem=problem)  # type: ignore[arg-type]  # checked by it
+    show.plant(target, seed, problem)
     typer.echo(f"wrote {target}")
 
 
@@ -286,7 +298,13 @@ def _known(error: Exception) -> None:
     """Exit by what an exception means; re-raise what is our own fault."""
     name = type(error).__name__
     if hasattr(error, "format_message"):  # click's own: a wrong option or argument
-        _exit(error.format_message(), EXIT_MISTAKE)
+        message = error.format_message().rstrip(".")
+        if not message:  # a bare command, whose help is printed already
+            sys.exit(EXIT_MISTAKE)
+        context = getattr(error, "ctx", None)
+        _exit(f"{message}; see {context.command_path if context else 'mmsa-search'} --help", EXIT_MISTAKE)
+    if isinstance(error, OSError) and error.filename is not None:
+        _exit(f"{error.filename}: cannot be read or written: {error.strerror}", EXIT_MISTAKE)
     if name == "InterruptedStudyError":
         _exit("stopped and saved; run the same command again to go on", EXIT_INTERRUPTED)
     if name == "NothingFinishedError":
@@ -295,7 +313,7 @@ def _known(error: Exception) -> None:
 
 
 def _exit(message: str, code: int) -> None:
-    typer.echo(f"mmsa-search: {message}", err=True)
+    typer.echo(f"mmsa-search: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
 

@@ -159,7 +159,8 @@ def verify(folder: Path, data: str | None, limit: int | None) -> dict[str, Any]:
     """
     model = read_model(folder)
     facts = model.provenance
-    dataset = open_dataset(data or facts["data_path"], model.modalities, facts["nonfinite"])
+    modalities = tuple(model.scaler.mean)  # those of the study's data: the model may use fewer
+    dataset = open_dataset(data or facts["data_path"], modalities, facts["nonfinite"])
     if dataset.fingerprint() != facts["data_fingerprint"]:
         raise UserError(f"{dataset.path}: is not the data this model was trained on; give that file with --data")
     train, valid = (model.scaler.apply(dataset.split(name)) for name in ("train", "valid"))

@@ -81,7 +81,13 @@ def open_new(config: StudyConfig, source: Path, out: Path, dry: bool = False) ->
     """
     if config.data.path is None:
         raise UserError(f"{source}: data.path is missing; write it there or give --data PATH")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file where the run folder should be; move it, or give --out")
     folder = RunFolder(out)
+    # absolute, so that later stages find the data from any folder
+    config = config.model_copy(
+        update={"data": config.data.model_copy(update={"path": str(Path(config.data.path).resolve())})}
+    )
     opened = _open(config, folder)
     check_space(opened)
     if dry:
@@ -149,7 +155,13 @@ def run(opened: Opened, deterministic: bool, on_status: OnStatus) -> dict[str, A
 
 
 def after_search(opened: Opened, on_status: OnStatus) -> dict[str, Any]:
-    """Do all that comes after the search again; what is trained already is not trained again."""
+    """Do all that comes after the search again; what is trained already is not trained again.
+
+    Raises:
+        UserError: a driver is at work in the run folder.
+    """
+    if (pid := opened.folder.driver()) is not None:
+        raise UserError(f"{opened.folder.path}: process {pid} is at work here; wait, or stop it first")
     with Engine(Placement.of(opened.config.resources), on_status) as engine:
         return _confirm_and_explain(opened, engine)
 

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 LINE_SECONDS = 30.0
+STOPPING = "running populations save and end"
 
 
 class Progress:
@@ -27,7 +28,6 @@ class Progress:
         self.console = Console(stderr=True)
         self.live: Live | None = None
         self._last_line = -LINE_SECONDS
-        self._started = time.monotonic()
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal and not self.json_lines:
@@ -60,7 +60,7 @@ class Progress:
         for name, value in facts(status).items():
             table.add_row(f"[bold]{name}", value)
         title = f"[bold]{self.study}[/] · {status.get('stage', 'search')}"
-        hint = "stopping: running populations save and end" if status["speed"]["draining"] else "Ctrl-C saves and stops"
+        hint = "Ctrl-C again ends at once" if status["speed"]["draining"] else "Ctrl-C saves and stops"
         return Panel(Group(bar, table), title=title, subtitle=f"[dim]{hint}")
 
 
@@ -75,8 +75,7 @@ def facts(status: Mapping[str, Any]) -> dict[str, str]:
     """Return the lines of the panel."""
     done, total = counted(status)
     speed = status["speed"]
-    left = "unknown" if done == 0 else clock(speed["seconds"] / done * (total - done))
-    found = {"done": f"{done} of {total}", "speed": f"{speed['rate']:.1f} member-epochs/s", "time left": left}
+    found = {"done": f"{done} of {total}", "speed": f"{speed['rate']:.1f} member-epochs/s", "time left": _left(status)}
     if "counts" in status:
         counts = status["counts"]
         shown = ("complete", "pruned", "failed", "running")
@@ -86,9 +85,22 @@ def facts(status: Mapping[str, Any]) -> dict[str, str]:
             "none yet" if best is None else f"{status['metric']} {best['value']:.4f} (trial {best['number']})"
         )
         found["cost"] = f"{clock(status['used']['seconds'])} in all"
+    if speed["draining"]:
+        found["stopping"] = STOPPING
     if status.get("message"):
         found["note"] = status["message"]
     return found
+
+
+def _left(status: Mapping[str, Any]) -> str:
+    """Guess the time left from the time of what is done; a search counts its earlier runs in both."""
+    done, total = counted(status)
+    if done == 0:
+        return "unknown"
+    used = status["used"]["seconds"] if "used" in status else status["speed"]["seconds"]
+    left = used / done * (total - done)
+    minutes = status.get("budget", {}).get("minutes")
+    return clock(left if minutes is None else max(0.0, min(left, 60 * minutes - used)))
 
 
 def describe(status: Mapping[str, Any]) -> str:

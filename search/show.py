@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -178,7 +178,7 @@ def bench(data: str, members: str, config: Path | None, as_json: bool) -> None:
 
 
 def dashboard(run: Path, port: int) -> None:
-    """Run optuna-dashboard on a study, on the loopback interface.
+    """Become optuna-dashboard on a study, on the loopback interface; as one process, so that whatever ends it ends all.
 
     Raises:
         UserError: optuna-dashboard is not installed.
@@ -194,7 +194,7 @@ def dashboard(run: Path, port: int) -> None:
     storage = {"journal": str(run / LOG_NAME), "sqlite": f"sqlite:///{run / 'study.db'}"}.get(
         config.storage, config.storage
     )
-    subprocess.run([program, storage, "--host", "127.0.0.1", "--port", str(port)], check=False)
+    os.execv(program, [program, storage, "--host", "127.0.0.1", "--port", str(port)])
 
 
 def describe(path: Path, as_json: bool) -> None:
@@ -207,6 +207,19 @@ def describe(path: Path, as_json: bool) -> None:
         _json(found)
     else:
         print(yaml.safe_dump(found, sort_keys=False).rstrip())  # noqa: T201
+
+
+def plant(target: Path, seed: int, problem: str) -> None:
+    """Write planted data.
+
+    Raises:
+        UserError: the target is no ``.npz``, or there is no such problem.
+    """
+    from mmsa_core.data.synthetic import write_planted
+
+    if target.suffix != ".npz":
+        raise UserError(f"{target}: the target must end in .npz, got suffix {target.suffix!r}")
+    write_planted(target, seed, problem=problem)  # type: ignore[arg-type]  # checked by it
 
 
 def result(opened: Opened, record: Mapping[str, Any], as_json: bool) -> None:

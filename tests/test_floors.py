@@ -42,7 +42,7 @@ class Import:
     @property
     def unit(self) -> str:
         """The file or folder below the top package, e.g. ``alignment`` of ``mmsa_core.alignment.coral``."""
-        return (self.module.split(".") + [""])[1]
+        return [*self.module.split("."), ""][1]
 
     def __str__(self) -> str:
         return f"{self.file.relative_to(ROOT)} imports {self.module}"

@@ -30,7 +30,8 @@ class _LogMatrix(torch.autograd.Function):
 
     @staticmethod
     def forward(matrix: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        values, vectors = torch.linalg.eigh(matrix)
+        # in double: LAPACK's single-precision solver gave NaN, or gave up, on 1 % of covariances with zero columns
+        values, vectors = (t.to(matrix.dtype) for t in torch.linalg.eigh(matrix.double()))
         shifted = values.clamp(min=0) + eps
         return vectors @ (shifted.log()[:, None] * vectors.mT), shifted, vectors
 

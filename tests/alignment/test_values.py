@@ -168,6 +168,15 @@ def test_log_matrix_gradient_holds_where_eigenvalues_coincide() -> None:
     assert float((g * torch.tensor(direction)).sum()) == pytest.approx(expected, rel=1e-6)
 
 
+def test_log_matrix_is_finite_for_covariances_with_zero_columns() -> None:
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(1000):
+        values = torch.randn(16, 32, generator=draws).relu()
+        values[:, torch.rand(32, generator=draws) < torch.rand(1, generator=draws)] = 0
+        centred = values - values.mean(0)
+        assert log_matrix(centred.T @ centred / 15, torch.tensor(1e-3)).isfinite().all()
+
+
 def test_divided_differences_are_exact_at_every_distance() -> None:
     values = torch.tensor([1e-6, 1.0, 1.0, 1.0 + 1e-7, 1.09, 1.3, 50.0], dtype=torch.float64)
     found = divided_differences(values).numpy()
