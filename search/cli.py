@@ -283,7 +283,9 @@ def data_plant(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
     try:
-        app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="mmsa-search", standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # how newer typers pass on a KeyboardInterrupt
+            raise KeyboardInterrupt
     except UserError as error:
         _exit(str(error), EXIT_MISTAKE)
     except typer.Exit as done:

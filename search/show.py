@@ -206,7 +206,7 @@ def describe(path: Path, as_json: bool) -> None:
     if as_json:
         _json(found)
     else:
-        print(yaml.safe_dump(found, sort_keys=False).rstrip())  # noqa: T201
+        print(yaml.safe_dump(found, sort_keys=False, default_flow_style=None).rstrip())  # noqa: T201
 
 
 def plant(target: Path, seed: int, problem: str) -> None:

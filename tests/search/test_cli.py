@@ -112,8 +112,9 @@ def test_check_counts_and_writes_nothing(capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("budget: {trials: 4}", "budgets: {trials: 4}", "budgets: unknown key; did you mean 'budget'?"),
-        ("{trials: 4}", "{trial: 4}", "budget.trial: unknown key; did you mean 'trials'?"),
+        ("rungs:", "rung:", "rung: unknown key; did you mean 'rungs'?"),
+        ("leaders:", "leader:", "seeds.leader: unknown key; did you mean 'leaders'?"),
+        ("budget: {trials: 4}\n", "", "budget: the key is missing; add it"),
         ("{trials: 4}", "{trials: 4.5}", "budget.trials: must be a valid integer"),
         ("objective: mae", "objective: maee", "no metric 'maee'; did you mean 'mae'?"),
         ("width: 4", "widht: 4", "did you mean 'width'?"),
@@ -188,7 +189,7 @@ def empty(a: Arrays) -> None:
 
 
 def shared(a: Arrays) -> None:
-    a["test/id"][0] = a["train/id"][5]
+    a["test/id"] = np.array([a["train/id"][5], *a["test/id"][1:]])
 
 
 def unlabelled(a: Arrays) -> None:
@@ -402,7 +403,7 @@ def test_train_evaluate_predict_verify(capsys: Capture) -> None:
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "verify"])
 @pytest.mark.parametrize("where", ["nowhere", ".", "config.yaml"])
 def test_no_model(capsys: Capture, verb: str, where: str) -> None:
-    assert f"{where}: no model is here" in refused(capsys, verb, where) or where == "."
+    assert f"{where}: no model is here" in refused(capsys, verb, where)
 
 
 @pytest.mark.parametrize(
@@ -491,13 +492,10 @@ def test_the_verbs() -> None:
     "verb", [[], *([v] for v in sorted(TOP)), ["data"], ["data", "convert"], ["data", "describe"], ["data", "plant"]]
 )
 def test_help(capsys: Capture, verb: list[str]) -> None:
-    text = ran(capsys, *verb, "--help")
-    assert (
-        f"Usage: {' '.join(['', *verb]).strip()}" in " ".join(text.replace("mmsa-search", "").split())
-        or "Usage" in text
-    )
+    text = " ".join(ran(capsys, *verb, "--help").split())
+    assert " ".join(["Usage: mmsa-search", *verb]) in text
+    assert "Show this message and exit." in text
     assert "--no-" not in text
-    assert "Show this message and exit." in " ".join(text.split())
 
 
 def test_an_unknown_verb(capsys: Capture) -> None:
@@ -527,7 +525,7 @@ def test_exit_codes(capsys: Capture, monkeypatch: pytest.MonkeyPatch, error: str
 
     kind = KeyboardInterrupt if error == "KeyboardInterrupt" else getattr(pipeline, error)
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise kind("no trial finished")
 
     monkeypatch.setattr(pipeline, "open_new", fail)

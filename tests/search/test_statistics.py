@@ -88,7 +88,7 @@ def test_the_smallest_visible_effect_is_found_4_times_in_5(n: int) -> None:
     effect = smallest_visible(Estimate(0.0, 0.3, n, -1.0, 1.0))
     rng = np.random.default_rng(n)
     power = float(np.mean([estimate(rng.normal(effect, 0.3, n)).excludes_zero for _ in range(3000)]))
-    # the sum of two t quantiles stands for the noncentral t: at 6 seeds it promises 2 % too little or too much
+    # 4 standard errors of a share of 3000, and the sum of two t quantiles only stands for the noncentral t
     assert power == pytest.approx(0.8, abs=0.04)
 
 

@@ -1,0 +1,433 @@
+"""Whole runs through the installed program: what a run leaves behind, running again, and all the ways to be ended."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import psutil
+import pytest
+import yaml
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from mmsa_core.data.npz import write
+from mmsa_core.data.synthetic import planted
+from search.cli import main
+
+pytestmark = pytest.mark.ray
+
+PROGRAM = Path(sys.executable).parent / "mmsa-search"
+BUDGET = 12
+STUDY = f"""
+study: tiny
+data: {{path: data.npz}}
+objective: mae
+budget: {{trials: {BUDGET}}}
+seeds: {{search: 1, confirm: 3, leaders: 1}}
+rungs: {{epochs: [1, 2, 3], keep: 0.5}}
+population: 2
+space: quick
+"""
+METRICS = {"mae", "corr", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "acc5", "acc7"}
+ENDED = {"complete", "pruned", "failed"}
+Capture = pytest.CaptureFixture[str]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A call of the program that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with data and a study, which is the current one; no process of the runs outlives the module."""
+    folder = tmp_path_factory.mktemp("runs")
+    write(folder / "data.npz", planted(0, train=96, valid=32, test=32))
+    (folder / "study.yaml").write_text(STUDY, encoding="utf-8")
+    before = Path.cwd()
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+
+
+@contextmanager
+def driver(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Start the program in a process group of its own, as a shell does; all that it started is gone at the end."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with Path("err.txt").open("w+") as err, Path("out.txt").open("w+") as out:
+        process = subprocess.Popen(
+            [str(PROGRAM), *arguments], stdout=out, stderr=err, text=True, env=environment, start_new_session=True
+        )
+        family: dict[int, psutil.Process] = {}
+        process.family = family  # type: ignore[attr-defined]
+        try:
+            yield process
+        finally:
+            _gather(process)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            _, left = psutil.wait_procs(family.values(), timeout=30)
+            for child in left:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            psutil.wait_procs(left, timeout=10)
+
+
+def _gather(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the driver's descendants, and remember them for its end."""
+    try:
+        children = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    process.family |= {c.pid: c for c in children}  # type: ignore[attr-defined]
+    return children
+
+
+def ended(process: subprocess.Popen[str], timeout: float = 200) -> Done:
+    code = process.wait(timeout)
+    return Done(code, Path("out.txt").read_text(), Path("err.txt").read_text())
+
+
+def run(*arguments: str) -> Done:
+    with driver("run", *arguments) as process:
+        return ended(process)
+
+
+def wait_for(process: subprocess.Popen[str], holds: Callable[[], bool], timeout: float = 150) -> None:
+    """Wait until something holds while the driver is at work."""
+    until = time.monotonic() + timeout
+    while not holds():
+        assert process.poll() is None, f"the driver ended too early: {Path('err.txt').read_text()}"
+        assert time.monotonic() < until, "nothing happened"
+        _gather(process)
+        time.sleep(0.05)
+
+
+def journal(folder: str) -> optuna.Study:
+    storage = optuna.storages.JournalStorage(JournalFileBackend(f"{folder}/study.log"))
+    return optuna.load_study(study_name="tiny", storage=storage)
+
+
+def finished(folder: str) -> dict[int, tuple[str, float | None, dict[str, Any]]]:
+    """Return the trials that have ended: state, value and parameters by number."""
+    if not Path(folder, "study.log").exists():
+        return {}
+    try:
+        trials = journal(folder).get_trials(deepcopy=False)
+    except KeyError:  # the journal is there before the study
+        return {}
+    return {t.number: (t.state.name, t.value, t.params) for t in trials if t.state.is_finished()}
+
+
+def status(capsys: Capture, folder: str) -> dict[str, Any]:
+    capsys.readouterr()
+    found: dict[str, Any] = json.loads(said(capsys, "status", folder, "--json"))
+    return found
+
+
+def said(capsys: Capture, *arguments: str) -> str:
+    """Run a verb in this process; return what it printed."""
+    main(arguments)
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def _rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def check_whole(capsys: Capture, folder: str, budget: int) -> None:
+    """Check that a study has exactly its budget of trials, each of them once, with its files."""
+    found = status(capsys, folder)
+    assert found["state"] == "finished"
+    assert [t["number"] for t in found["trials"]] == list(range(budget))
+    assert {t["state"] for t in found["trials"]} <= ENDED
+    assert found["used"]["trials"] == budget
+    assert sum(found["counts"].values()) == budget
+    assert sorted(p.name for p in Path(folder, "trials").iterdir()) == [f"{n:04d}" for n in range(budget)]
+    for trial in found["trials"]:
+        rows = _rows(Path(folder, "trials", f"{trial['number']:04d}", "curve.csv").read_text())
+        epochs = [int(row["epoch"]) for row in rows]
+        assert epochs == list(range(1, len(epochs) + 1)), "an epoch was trained twice, or is lost"
+
+
+# ---- one run to the end ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def first(home: Path) -> Done:
+    """The run that most tests look at: ``whole``."""
+    return run("study.yaml", "--out", "whole", "--json")
+
+
+@pytest.fixture
+def whole(first: Done) -> Path:
+    assert first.code == 0, first.err
+    return Path("whole")
+
+
+def test_the_result_is_json_and_nothing_else_is_said(first: Done, whole: Path) -> None:
+    found = json.loads(first.out)
+    assert found["metric"] == "mae"
+    assert len(found["seeds"]) == 3
+    assert found["winner"] in {c["trial"] for c in found["candidates"]}
+    assert found["baseline"] == 0
+    assert found["test_openings"] == 1
+    assert Path(found["report"]).is_file()
+    # Neither Ray nor Optuna nor warnings: every line is a status.
+    lines = [json.loads(line) for line in first.err.splitlines()]
+    assert lines
+    assert all("speed" in line for line in lines)
+
+
+def test_the_files_of_a_run(whole: Path) -> None:
+    names = ["study.yaml", "resolved.yaml", "lock.json", "study.log", "report/index.html"]
+    names += [f"trials/0000/{name}" for name in ("config.yaml", "curve.csv", "valid_predictions.npz")]
+    names += [f"best/{name}" for name in ("config.yaml", "model.safetensors", "metrics.json", "provenance.json")]
+    names += ["best/README.md"]
+    for name in names:
+        assert (whole / name).is_file(), name
+        assert (whole / name).stat().st_size > 0, name
+    assert (whole / "study.yaml").read_text() == STUDY
+    assert list((whole / "report" / "tables").glob("*.csv"))
+    lock = json.loads((whole / "lock.json").read_text())
+    assert {"packages", "commit", "data_fingerprint", "device", "command"} <= set(lock)
+    with np.load(whole / "trials/0000/valid_predictions.npz") as file:
+        assert [file[key].shape for key in file] == [(32,)]
+
+
+def test_no_process_and_no_temporary_file_is_left(whole: Path) -> None:
+    assert not [p for p in whole.rglob("*") if p.name.endswith(".tmp")]
+    assert not list(whole.glob("populations/*"))
+
+
+def test_status(whole: Path, capsys: Capture) -> None:
+    check_whole(capsys, "whole", BUDGET)
+    found = status(capsys, "whole")
+    assert set(found) >= {"study", "state", "budget", "used", "counts", "best", "metric", "test_openings", "trials"}
+    assert found["study"] == "tiny"
+    assert found["budget"] == {"trials": BUDGET, "minutes": None}
+    for trial in found["trials"]:
+        assert set(trial) == {"number", "state", "value", "reason", "params"}
+        assert trial["reason"] is None
+        assert trial["params"]
+    values = [t["value"] for t in found["trials"] if t["state"] == "complete"]
+    assert found["best"]["value"] == min(values)
+    assert found["counts"]["complete"] == len(values)
+    assert f"{BUDGET} of {BUDGET} trials" in said(capsys, "status", "whole")
+
+
+def test_best_metrics(whole: Path, first: Done) -> None:
+    metrics = json.loads((whole / "best" / "metrics.json").read_text())
+    assert {"valid", "test", "baseline", "test_openings"} <= set(metrics)
+    record = json.loads(first.out)
+    winner = next(c for c in record["candidates"] if c["trial"] == record["winner"])
+    assert metrics["valid"] == winner["valid"]
+    for split in (metrics["valid"], metrics["test"], metrics["baseline"]["valid"], metrics["baseline"]["test"]):
+        assert set(split) == METRICS
+        for estimate in split.values():
+            assert set(estimate) == {"mean", "std", "n", "low", "high"}
+            assert estimate["n"] == 3
+            assert estimate["low"] <= estimate["mean"] <= estimate["high"]
+
+
+def test_optuna_reads_the_journal(whole: Path) -> None:
+    states = [t.state for t in journal("whole").get_trials()]
+    assert len(states) == BUDGET
+    assert set(states) <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert TrialState.COMPLETE in states
+    for trial in journal("whole").get_trials():
+        if trial.state == TrialState.PRUNED:
+            assert trial.intermediate_values
+        if trial.state == TrialState.COMPLETE:
+            assert set(trial.intermediate_values) == {1, 2}  # the last rung is its value
+
+
+def test_the_dashboard_opens(whole: Path) -> None:
+    pytest.importorskip("optuna_dashboard")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with driver("dashboard", "whole", "--port", str(port)) as process:
+
+        def answers() -> bool:
+            with suppress(urllib.error.URLError, ConnectionError):
+                answer = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
+                with answer:
+                    return bool(answer.status == 200)
+            return False
+
+        wait_for(process, answers, 60)
+        assert _gather(process) == []  # it is optuna-dashboard itself: nothing lives on without it
+        process.terminate()
+        process.wait(20)
+
+
+# ---- again, and more -------------------------------------------------------------------------------------------------
+
+
+def test_running_again_does_nothing_new(whole: Path, first: Done) -> None:
+    files = {p: p.stat().st_mtime_ns for p in [*whole.glob("trials/*/*"), *whole.glob("confirm/*/*.safetensors")]}
+    assert len(files) > BUDGET
+    again = run("study.yaml", "--out", "whole", "--json")
+    assert again.code == 0, again.err
+    assert again.err == ""  # no population, so no status
+    assert {**json.loads(again.out), "message": ""} == {**json.loads(first.out), "message": ""}
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+
+
+def test_a_larger_budget_adds_the_difference(whole: Path, capsys: Capture) -> None:
+    shutil.copytree(whole, "more")
+    before = finished("more")
+    done = run("study.yaml", f"budget.trials={BUDGET + 2}", "--out", "more")
+    assert done.code == 0, done.err
+    assert "Best configuration" in done.out
+    check_whole(capsys, "more", BUDGET + 2)
+    after = finished("more")
+    assert {n: t for n, t in after.items() if n in before} == before
+
+
+# ---- the later verbs -------------------------------------------------------------------------------------------------
+
+
+def test_train_a_trial_again(whole: Path, capsys: Capture) -> None:
+    found = json.loads(
+        said(capsys, "train", "whole/trials/0000/config.yaml", "--data", "data.npz", "--out", "alone", "--json")
+    )
+    assert found["valid"]["mae"]["n"] == 1
+    assert set(found["valid"]) == METRICS
+    config = yaml.safe_load(Path("alone/config.yaml").read_text())
+    assert config == yaml.safe_load((whole / "trials/0000/config.yaml").read_text())
+
+
+def test_evaluate_counts_openings_of_the_test_split(whole: Path, capsys: Capture) -> None:
+    before = status(capsys, "whole")["test_openings"]
+    valid = json.loads(said(capsys, "evaluate", "whole/best", "--json"))
+    metrics = json.loads((whole / "best" / "metrics.json").read_text())
+    assert valid["valid"]["mae"] == pytest.approx(metrics["valid"]["mae"], abs=1e-5)
+    assert status(capsys, "whole")["test_openings"] == before
+    test = json.loads(said(capsys, "evaluate", "whole/best", "--split", "test", "--json"))
+    assert test["test"]["mae"] == pytest.approx(metrics["test"]["mae"], abs=1e-5)
+    assert status(capsys, "whole")["test_openings"] == before + 1
+
+
+def test_predict(whole: Path, capsys: Capture) -> None:
+    rows = _rows(said(capsys, "predict", "whole/best", "--split", "valid"))
+    with np.load("data.npz") as data:
+        assert [row["id"] for row in rows] == data["valid/id"].tolist()
+    assert np.isfinite([float(row["prediction"]) for row in rows]).all()
+    assert {float(row["std"]) > 0 for row in rows} == {True}
+
+
+def test_verify(whole: Path, capsys: Capture) -> None:
+    found = json.loads(said(capsys, "verify", "whole/best", "--seeds", "1", "--json"))
+    assert found["reproduced"] is True
+    assert len(found["seeds"]) == 1
+
+
+def test_export_and_report(whole: Path, capsys: Capture) -> None:
+    shutil.copytree(whole, "bare")
+    shutil.rmtree("bare/best")
+    shutil.rmtree("bare/report")
+    assert said(capsys, "export", "bare") == "model: bare/best\n"
+    assert said(capsys, "report", "bare") == "report: bare/report/index.html\n"
+    for name in ("metrics.json", "model.safetensors", "config.yaml"):
+        assert Path("bare/best", name).read_bytes() == (whole / "best" / name).read_bytes()
+    assert "<html" in Path("bare/report/index.html").read_text()
+
+
+# ---- ended in the middle ---------------------------------------------------------------------------------------------
+# One run, three times ended in the middle: each call goes on where the one before it was ended.
+
+HARD = ("study.yaml", "--out", "hard", "rungs.epochs=[2,6,12]", "seeds.confirm=2")
+
+
+@pytest.fixture(scope="module")
+def interrupted(home: Path) -> tuple[Done, dict[int, Any]]:
+    """Ctrl-C, which a terminal sends to the whole process group."""
+    with driver("run", *HARD) as process:
+        wait_for(process, lambda: len(finished("hard")) >= 2)
+        os.killpg(process.pid, signal.SIGINT)
+        done = ended(process, 100)
+    return done, finished("hard")
+
+
+@pytest.fixture(scope="module")
+def killed(interrupted: tuple[Done, dict[int, Any]]) -> dict[int, Any]:
+    """SIGKILL to the driver, without a word to anyone else."""
+    known = len(interrupted[1])
+    with driver("run", *HARD) as process:
+        wait_for(process, lambda: len(finished("hard")) >= known + 2)
+        process.kill()
+        process.wait()
+    return finished("hard")
+
+
+@pytest.fixture(scope="module")
+def survived(killed: dict[int, Any]) -> tuple[Done, int]:
+    """SIGKILL to a worker at work; the driver goes on to the end."""
+
+    def workers() -> list[psutil.Process]:
+        found = []
+        for child in _gather(process):
+            with suppress(psutil.Error):
+                title = " ".join(child.cmdline())
+                found += [child] if "ray::" in title and "train" in title else []
+        return found
+
+    with driver("run", *HARD) as process:
+        wait_for(process, lambda: bool(workers()))
+        victims = workers()[:1]
+        for victim in victims:
+            victim.kill()
+        return ended(process), len(victims)
+
+
+def test_ctrl_c_saves_and_stops(interrupted: tuple[Done, dict[int, Any]]) -> None:
+    done, trials = interrupted
+    assert done.code == 130, done.err
+    assert done.err.splitlines()[-1] == "mmsa-search: stopped and saved; run the same command again to go on"
+    assert "Traceback" not in done.err
+    assert done.out == ""
+    assert 2 <= len(trials) < BUDGET
+
+
+def test_a_killed_driver_loses_no_trial(interrupted: tuple[Done, dict[int, Any]], killed: dict[int, Any]) -> None:
+    before = interrupted[1]
+    assert {n: t for n, t in killed.items() if n in before} == before
+    assert len(before) < len(killed) < BUDGET
+
+
+def test_a_killed_worker_is_made_up_for(killed: dict[int, Any], survived: tuple[Done, int], capsys: Capture) -> None:
+    done, victims = survived
+    assert victims == 1
+    assert done.code == 0, done.err
+    assert "Traceback" not in done.err
+    check_whole(capsys, "hard", BUDGET)
+    after = finished("hard")
+    assert {n: t for n, t in after.items() if n in killed} == killed
+    assert status(capsys, "hard")["counts"]["failed"] == 0
