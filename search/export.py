@@ -28,8 +28,8 @@ from mmsa_core.population import MemberSpec
 from mmsa_core.predict import predict
 from mmsa_core.train import Objective, fit
 from search.confirm import Candidate, estimates, load, metric_rows, record_opening
-from search.ledger import open_study
 from search.run_folder import RunFolder, environment
+from search.trials import open_study
 from search.yaml_io import read_yaml, write_yaml
 
 if TYPE_CHECKING:

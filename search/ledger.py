@@ -11,38 +11,27 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mmsa_core.config import fingerprint
-from mmsa_core.errors import UserError
 from mmsa_core.noise import mix
 from search.populations import Outcome, Reply, Result, Slot, Task, Wait, split_task
 from search.processes import is_running, this_process
 from search.run_folder import RunFolder
-from search.sampling import BASELINE, ORIGIN, POPULATION, finished, make_pruner, make_sampler
+from search.sampling import GenerationView, make_pruner, make_sampler
 from search.space import Space
-from search.storage import open_storage
 from search.study import StudyConfig
+from search.trials import BASELINE, ORIGIN, POPULATION, REASON, RESULT, SECONDS, finished, open_study, summary
 
-RESULT, REASON, SECONDS = "result", "reason", "seconds"
 GENERATION = 4
 """Populations asked for together in deterministic mode; more workers than this would idle there."""
 BREAKER_TRIALS = 8
 """Trials that must have ended before the failure rate can stop a study."""
-STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
 
 
 @dataclass
@@ -52,7 +41,6 @@ class _Running:
     task: Task
     generation: int
     losses: int = 0
-    started: float = field(default_factory=time.monotonic)
 
 
 class Ledger:
@@ -112,7 +100,7 @@ class Ledger:
             if epoch not in frozen.intermediate_values:
                 Trial(self.study, frozen._trial_id).report(means[number], epoch)
         view = (
-            _View(self.study, entry.generation, {s.trial for s in entry.task.slots})
+            GenerationView(self.study, entry.generation, {s.trial for s in entry.task.slots})
             if self.deterministic
             else self.study
         )
@@ -342,114 +330,11 @@ class Ledger:
         return self._trials_left() <= 0 or (minutes is not None and self._seconds() >= 60 * minutes)
 
 
-class _View:
-    """The study as a population of a generation may see it: what earlier generations left, and itself.
-
-    Pruning that looks only here does not depend on how fast other workers are.
-    """
-
-    def __init__(self, study: optuna.Study, generation: int, own: set[int]) -> None:
-        self.direction = study.direction
-        self._storage = study._storage  # successive halving keeps its rungs there
-        self._study = study
-        self._generation = generation
-        self._own = own
-
-    def get_trials(self, deepcopy: bool = True, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
-        trials = self._study.get_trials(deepcopy=deepcopy, states=None if states is None else tuple(states))
-        return [t for t in trials if t.number in self._own or self._earlier(t)]
-
-    def _earlier(self, trial: FrozenTrial) -> bool:
-        record = trial.user_attrs.get(POPULATION)
-        return record is not None and record["generation"] < self._generation
-
-
-def open_study(config: StudyConfig, folder: RunFolder) -> optuna.Study:
-    """Open the study or create it.
-
-    Raises:
-        UserError: the storage cannot be opened, or holds a study of this name with another direction.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = open_storage(config.storage, folder.path)
-    study = optuna.create_study(
-        storage=storage, study_name=config.study, direction=config.objective.direction, load_if_exists=True
-    )
-    if study.direction.name.lower() != config.objective.direction:
-        raise UserError(
-            f"storage: a study named {config.study!r} is there with direction {study.direction.name.lower()}"
-        )
-    return study
-
-
 def search_seeds(config: StudyConfig, replicate: int) -> list[int]:
     """Return the seeds of a configuration's ``replicate``-th trial: common to all configurations, never used to
     confirm."""
     count = config.seeds.search
     return [mix("search", config.seeds.base, i) for i in range(replicate * count, (replicate + 1) * count)]
-
-
-def summary(study: optuna.Study, config: StudyConfig, running: bool, trials: bool = True) -> dict[str, Any]:
-    """Return a study's progress as plain data: what ``mmsa-search status --json`` prints.
-
-    ``running`` says whether a driver is at work; only the run folder's lock knows.
-    """
-    known = study.get_trials(deepcopy=False)
-    counts = {name: sum(t.state == s for t in known) for s, name in STATES.items()}
-    ended = counts["complete"] + counts["pruned"] + counts["failed"]
-    seconds, minutes = float(study.user_attrs.get(SECONDS, 0.0)), config.budget.minutes
-    late = minutes is not None and seconds >= 60 * minutes and counts["running"] == 0
-    state = "running" if running else "finished" if late or ended >= config.budget.trials else "interrupted"
-    best = best_trial(study)
-    return {
-        "study": study.study_name,
-        "state": state,
-        "metric": config.objective.metric,
-        "budget": {"trials": config.budget.trials, "minutes": config.budget.minutes},
-        "used": {"trials": ended, "seconds": seconds},
-        "counts": counts,
-        "best": None if best is None else {"number": best.number, "value": best.value, "params": best.params},
-        "test_openings": len(study.user_attrs.get("test_openings", [])),
-        "trials": [
-            {
-                "number": t.number,
-                "state": STATES[t.state],
-                "value": t.value,
-                "reason": t.user_attrs.get(REASON),
-                "params": t.params,
-            }
-            for t in (known if trials else [])
-        ],
-    }
-
-
-def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """Return the complete trial with the best value, or None."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
-    return min(complete, key=lambda t: sign * float(t.value or 0.0), default=None)
-
-
-def baseline_trial(study: optuna.Study) -> FrozenTrial:
-    """Return trial 0, the space's defaults."""
-    return study.get_trials(deepcopy=False)[0]
-
-
-def leaders(study: optuna.Study, count: int) -> list[FrozenTrial]:
-    """Return the best complete trials of distinct configurations, the baseline's left out."""
-    sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    seen = {_mark(baseline_trial(study))}
-    found = []
-    for trial in sorted(complete, key=lambda t: sign * float(t.value or 0.0)):
-        if _mark(trial) not in seen:
-            seen.add(_mark(trial))
-            found.append(trial)
-    return found[:count]
-
-
-def _mark(trial: FrozenTrial) -> str:
-    return str(trial.user_attrs.get(POPULATION, {}).get("fingerprint"))
 
 
 def _by_trial(task: Task, values: Mapping[int, float]) -> dict[int, float]:

@@ -22,12 +22,13 @@ from mmsa_core.loader import SplitTensors
 from mmsa_core.model import complete
 from search import confirm, explain, export
 from search.bench import population_size
-from search.ledger import Ledger, baseline_trial, best_trial, leaders, open_study, summary
+from search.ledger import Ledger
 from search.report.build import write_report
 from search.run_folder import RunFolder
 from search.runner import Engine, Placement
 from search.space import Space
 from search.study import StudyConfig
+from search.trials import baseline_trial, best_trial, leaders, open_study, summary
 
 OnStatus = Callable[[Mapping[str, Any]], None]
 

@@ -103,7 +103,7 @@ class RunFolder:
 
     def best_params(self, number: int) -> dict[str, Any]:
         """Return a trial's parameters as its study knows them."""
-        from search.ledger import open_study
+        from search.trials import open_study
 
         return dict(open_study(self.config(), self).get_trials(deepcopy=False)[number].params)
 

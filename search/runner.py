@@ -14,7 +14,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # Before Ray is imported: it reads these once. The first keeps every Ray process on the loopback interface.
@@ -73,6 +75,7 @@ class Engine:
         self.placement = placement
         self.on_status = on_status
         self._asked = threading.Event()
+        self._open = ExitStack()
 
     @property
     def interrupted(self) -> bool:
@@ -80,14 +83,16 @@ class Engine:
         return self._asked.is_set()
 
     def __enter__(self) -> Engine:
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        # Ray prints what its daemons say to the standard output, which is the result's
+        nowhere = self._open.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+        self._open.enter_context(redirect_stdout(nowhere))
+        self._open.callback(ray.shutdown)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._open.callback(signal.signal, number, signal.signal(number, self._handle))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if ray.is_initialized():
-            ray.shutdown()
+        self._open.close()
 
     def run(self, make_source: Callable[[], Source], splits: tuple[Split, Split]) -> dict[str, Any]:
         """Run a source's tasks to the end (or until interrupted) and return its last status.
@@ -137,7 +142,15 @@ def _start_ray(placement: Placement) -> None:
     if "RAY_ADDRESS" not in os.environ:
         arguments |= {"address": "local", "include_dashboard": False, "num_cpus": placement.workers * placement.cpus}
     logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in ("ray.tune.tune", "ray.tune.execution.tune_controller"):
+        logging.getLogger(name).addFilter(_is_news)
     ray.init(**arguments)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tell whether Tune says something else than that a worker died: the desk is told and has it trained again."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, ray.exceptions.RayActorError) and "did not complete" not in str(record.msg)
 
 
 def _tune(desk: Any, splits: tuple[Split, Split], placement: Placement) -> None:

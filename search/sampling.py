@@ -12,9 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.study import StudyConfig
-
-POPULATION, ORIGIN, BASELINE = "population", "origin", "baseline"
-"""User attributes of a trial: its population's record, and where its configuration came from."""
+from search.trials import BASELINE, ORIGIN, POPULATION
 
 
 class RungPruner(optuna.pruners.BasePruner):
@@ -90,6 +88,23 @@ def _population(trial: FrozenTrial) -> str | None:
     return None if record is None else str(record["name"])
 
 
-def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials that have ended, in whatever way."""
-    return [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)]
+class GenerationView:
+    """The study as a population of a generation may see it: what earlier generations left, and itself.
+
+    Pruning that looks only here does not depend on how fast other workers are.
+    """
+
+    def __init__(self, study: optuna.Study, generation: int, own: set[int]) -> None:
+        self.direction = study.direction
+        self._storage = study._storage  # successive halving keeps its rungs there
+        self._study = study
+        self._generation = generation
+        self._own = own
+
+    def get_trials(self, deepcopy: bool = True, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
+        trials = self._study.get_trials(deepcopy=deepcopy, states=None if states is None else tuple(states))
+        return [t for t in trials if t.number in self._own or self._earlier(t)]
+
+    def _earlier(self, trial: FrozenTrial) -> bool:
+        record = trial.user_attrs.get(POPULATION)
+        return record is not None and record["generation"] < self._generation

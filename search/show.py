@@ -28,8 +28,8 @@ SPLITS = ("train", "valid", "test")
 
 def status(run: Path, watch: bool, as_json: bool) -> None:
     """Print a study's progress, once or every two seconds until it ends."""
-    from search.ledger import open_study, summary
     from search.run_folder import RunFolder
+    from search.trials import open_study, summary
 
     folder = RunFolder(run)
     config = folder.config()

@@ -107,8 +107,8 @@ class SeedsConfig(_Part):
     are measured with, and the number all seeds start from."""
 
     search: Positive = 1
-    confirm: Positive = 20
-    effects: Positive = 10
+    confirm: Annotated[int, Field(ge=2)] = 20
+    effects: Annotated[int, Field(ge=2)] = 10
     leaders: Positive = 3
     base: Annotated[int, Field(ge=0)] = 0
 

@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.confirm import OPENINGS, read_record
 from search.explain import read_explanation
-from search.ledger import REASON, RESULT, SECONDS, STATES, open_study
 from search.nodes import Arms, Leaf, Values
 from search.run_folder import RunFolder
 from search.study import StudyConfig
+from search.trials import REASON, RESULT, SECONDS, STATES, open_study
 
 MAX_CURVES = 200
 """Learning curves drawn; a page with more is slow and shows no more."""

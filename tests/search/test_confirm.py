@@ -21,12 +21,13 @@ from mmsa_core.metrics import evaluate
 from search import confirm, explain, export, pipeline
 from search.confirm import Candidate, ConfirmPlan, confirm_seeds, judge, load, record_opening
 from search.explain import importances, switches
-from search.ledger import leaders, open_study, search_seeds
+from search.ledger import search_seeds
 from search.pipeline import Opened
 from search.populations import Outcome, Reply, Result, Source, Task, Wait
 from search.runner import Engine
 from search.space import Space
 from search.study import StudyConfig
+from search.trials import leaders, open_study
 from search.worker import Worker
 from search.yaml_io import write_yaml
 from tests.search import tiny
@@ -202,8 +203,8 @@ def test_failures_are_kept_with_their_reason(tmp_path: Path) -> None:
 
 
 def test_no_member_at_all_is_said(tmp_path: Path) -> None:
-    seeds = confirm_seeds(study(seeds={"confirm": 1}))
-    source = plan(tmp_path, 1, 3, "1")
+    seeds = confirm_seeds(study(seeds={"confirm": 2}))[:1]
+    source = plan(tmp_path, 2, 1, "1")
     made = Candidate("trial 4", source.queue[0].slots[0].config)
     with pytest.raises(UserError, match="no member of trial 4 finished; the first reason: its workers died"):
         load(tmp_path, made, seeds)

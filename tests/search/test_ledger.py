@@ -16,11 +16,11 @@ from optuna.trial import TrialState
 
 from mmsa_core.errors import UserError
 from mmsa_core.noise import mix
-from search.ledger import Ledger, baseline_trial, best_trial, leaders, open_study, search_seeds, summary
+from search.ledger import Ledger, search_seeds
 from search.populations import Reply, Result, Slot, Task, Wait, split_task
 from search.run_folder import RunFolder
-from search.sampling import BASELINE, ORIGIN, POPULATION
 from search.study import StudyConfig
+from search.trials import BASELINE, ORIGIN, POPULATION, baseline_trial, best_trial, leaders, open_study, summary
 from search.worker import Worker
 from tests.search import tiny
 from tests.search.tiny import drain, failing, interleaved, pretend, records, steps, study

@@ -21,7 +21,7 @@ import torch
 from mmsa_core.data.split import Split
 from mmsa_core.data.synthetic import write_planted
 from search import pipeline
-from search.ledger import Ledger, open_study
+from search.ledger import Ledger
 from search.populations import Outcome, Result, Source, Task, Wait
 from search.report import figures, wording
 from search.report.build import page, write_report
@@ -32,6 +32,7 @@ from search.run_folder import RunFolder
 from search.runner import Engine
 from search.statistics import Estimate
 from search.study import StudyConfig
+from search.trials import open_study
 from search.worker import Report, Worker
 
 STUDY = """

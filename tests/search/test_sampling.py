@@ -9,9 +9,10 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.sampling import BASELINE, ORIGIN, POPULATION, RungPruner, finished, make_pruner, make_sampler
+from search.sampling import RungPruner, make_pruner, make_sampler
 from search.space import Space
 from search.study import StudyConfig
+from search.trials import BASELINE, ORIGIN, POPULATION, finished
 from tests.search.tiny import study
 
 SAMPLERS = get_args(StudyConfig.model_fields["sampler"].annotation)

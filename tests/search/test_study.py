@@ -50,7 +50,7 @@ study: a.b_c-1
 data: {path: x.npz, modalities: [vision, text], nonfinite: zero}
 objective: {metric: acc3, convention: sims}
 budget: {trials: 5, minutes: 2}
-seeds: {search: 2, confirm: 0, leaders: 1, base: 7}
+seeds: {search: 2, confirm: 4, leaders: 1, base: 7}
 rungs: {epochs: [1], keep: 0.25}
 population: 8
 space: {optimizer: {lr: {float: [0.001, 0.01], log: true}}}
@@ -172,7 +172,7 @@ REFUSED = [
     ("objective: {convention: moso}", r"x\.yaml: objective\.convention: must be one of .*; did you mean 'mosi'\?"),
     ("objective: null", r"x\.yaml: objective: must be a mapping"),
     ("seeds.search: 0", r"x\.yaml: seeds\.search: must be greater than 0, got 0"),
-    ("seeds.confirm: -1", r"x\.yaml: seeds\.confirm: must be greater than 0, got -1"),
+    ("seeds.confirm: -1", r"x\.yaml: seeds\.confirm: must be greater than or equal to 2, got -1"),
     ("rungs.epochs: [4, 2]", r"x\.yaml: rungs\.epochs: must be increasing whole numbers from 1 on.*got \[4, 2\]"),
     ("rungs.epochs: [2, 2]", r"x\.yaml: rungs\.epochs: must be increasing"),
     ("rungs.epochs: [0, 2]", r"x\.yaml: rungs\.epochs: must be increasing"),

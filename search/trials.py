@@ -1,0 +1,115 @@
+"""Reading a study: opening it, its progress, its best trials, and the attributes that its trials carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from mmsa_core.errors import UserError
+from search.run_folder import RunFolder
+from search.storage import open_storage
+from search.study import StudyConfig
+
+POPULATION, ORIGIN, RESULT, REASON = "population", "origin", "result", "reason"
+"""User attributes of a trial: its population's record, where its configuration came from, its cost, why it failed."""
+BASELINE = "baseline"
+"""The origin of trial 0."""
+SECONDS = "seconds"
+"""User attribute of the study: how long drivers worked on it."""
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+def open_study(config: StudyConfig, folder: RunFolder) -> optuna.Study:
+    """Open the study or create it.
+
+    Raises:
+        UserError: the storage cannot be opened, or holds a study of this name with another direction.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = open_storage(config.storage, folder.path)
+    study = optuna.create_study(
+        storage=storage, study_name=config.study, direction=config.objective.direction, load_if_exists=True
+    )
+    if study.direction.name.lower() != config.objective.direction:
+        raise UserError(
+            f"storage: a study named {config.study!r} is there with direction {study.direction.name.lower()}"
+        )
+    return study
+
+
+def summary(study: optuna.Study, config: StudyConfig, running: bool, trials: bool = True) -> dict[str, Any]:
+    """Return a study's progress as plain data: what ``mmsa-search status --json`` prints.
+
+    ``running`` says whether a driver is at work; only the run folder's lock knows.
+    """
+    known = study.get_trials(deepcopy=False)
+    counts = {name: sum(t.state == s for t in known) for s, name in STATES.items()}
+    ended = counts["complete"] + counts["pruned"] + counts["failed"]
+    seconds, minutes = float(study.user_attrs.get(SECONDS, 0.0)), config.budget.minutes
+    late = minutes is not None and seconds >= 60 * minutes and counts["running"] == 0
+    state = "running" if running else "finished" if late or ended >= config.budget.trials else "interrupted"
+    best = best_trial(study)
+    return {
+        "study": study.study_name,
+        "state": state,
+        "metric": config.objective.metric,
+        "budget": {"trials": config.budget.trials, "minutes": config.budget.minutes},
+        "used": {"trials": ended, "seconds": seconds},
+        "counts": counts,
+        "best": None if best is None else {"number": best.number, "value": best.value, "params": best.params},
+        "test_openings": len(study.user_attrs.get("test_openings", [])),
+        "trials": [
+            {
+                "number": t.number,
+                "state": STATES[t.state],
+                "value": t.value,
+                "reason": t.user_attrs.get(REASON),
+                "params": t.params,
+            }
+            for t in (known if trials else [])
+        ],
+    }
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """Return the complete trial with the best value, or None."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
+    return min(complete, key=lambda t: sign * float(t.value or 0.0), default=None)
+
+
+def baseline_trial(study: optuna.Study) -> FrozenTrial:
+    """Return trial 0, the space's defaults."""
+    return study.get_trials(deepcopy=False)[0]
+
+
+def leaders(study: optuna.Study, count: int) -> list[FrozenTrial]:
+    """Return the best complete trials of distinct configurations, the baseline's left out."""
+    sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    seen = {_mark(baseline_trial(study))}
+    found = []
+    for trial in sorted(complete, key=lambda t: sign * float(t.value or 0.0)):
+        if _mark(trial) not in seen:
+            seen.add(_mark(trial))
+            found.append(trial)
+    return found[:count]
+
+
+def _mark(trial: FrozenTrial) -> str:
+    return str(trial.user_attrs.get(POPULATION, {}).get("fingerprint"))
+
+
+def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials that have ended, in whatever way."""
+    return [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)]
