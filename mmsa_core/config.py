@@ -55,8 +55,7 @@ class HeadsConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW per member; ``clip`` bounds the gradient's norm, ``text``, ``audio`` and ``vision`` scale ``lr`` for
-    encoders."""
+    """AdamW per member; ``clip`` bounds the gradient's norm; ``text``, ``audio``, ``vision`` scale encoders' ``lr``."""
 
     lr: float = 1e-3
     weight_decay: float = 1e-4

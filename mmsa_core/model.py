@@ -20,8 +20,7 @@ from mmsa_core.tensors import Batch, LabelTable, Outputs, Pair
 
 
 class Head(nn.Module):
-    """Dropout, two hidden layers with ReLU and a linear output; also returns the first hidden layer, as Self-MM needs
-    it."""
+    """Dropout, two hidden layers with ReLU and a linear output; Self-MM needs the first hidden layer too."""
 
     def __init__(self, inputs: int, config: HeadsConfig) -> None:
         super().__init__()

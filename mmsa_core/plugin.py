@@ -23,8 +23,7 @@ def hyper(value: float) -> nn.Buffer:
 
 
 class Encoder(nn.Module, ABC):
-    """Turns one modality's sequence into one vector. Constructor: ``(inputs, *, ...)``; ``inputs`` is the feature
-    width."""
+    """Turns one modality's sequence into one vector. Constructor: ``(inputs, *, ...)`` with the feature width."""
 
     dim: int
 
@@ -61,7 +60,7 @@ class Alignment(nn.Module, ABC):
 
 
 class Fusion(nn.Module, ABC):
-    """Merges the projected modalities. Constructor: ``(modalities, width, *, ...)`` ``modalities`` is how many there
+    """Merges the projected modalities. Constructor: ``(modalities, width, *, ...)``; ``modalities`` is how many there
     are and ``dim`` the width it returns."""
 
     dim: int

@@ -55,8 +55,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Progress:
-    """An epoch's end: the best value so far of each member that was not dropped, by its position in ``fit``'s
-    members."""
+    """An epoch's end: the best value so far of each member that was not dropped, by its position in ``fit``."""
 
     epoch: int
     values: dict[int, float]
@@ -113,8 +112,8 @@ def fit(
     """Train ``members`` (of equal signature) together for their epochs and keep each one's best epoch.
 
     A member whose loss or predictions are not finite is dropped with its reason, and one that runs out of patience ends
-    with its best epoch; the others go on. With ``checkpoint``
-    the state is written after each of ``checkpoint_epochs`` and when stopped, and an existing file is taken up.
+    with its best epoch; the others go on. With ``checkpoint`` the state is written after each of ``checkpoint_epochs``
+    and when stopped, and an existing file is taken up.
     """
     started = time.perf_counter()
     epochs = members[0].config.epochs

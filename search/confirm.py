@@ -70,8 +70,7 @@ def effect_seeds(config: StudyConfig) -> list[int]:
 
 
 class ConfirmPlan:
-    """Source of confirmation tasks: every candidate with every seed, in populations of ``size``; files are the
-    record."""
+    """Source of confirmation tasks: every candidate with every seed, in populations of ``size``, filed as files."""
 
     def __init__(
         self,

@@ -331,8 +331,7 @@ class Ledger:
 
 
 def search_seeds(config: StudyConfig, replicate: int) -> list[int]:
-    """Return the seeds of a configuration's ``replicate``-th trial: common to all configurations, never used to
-    confirm."""
+    """Return the seeds of a configuration's ``replicate``-th trial: common to all, never used to confirm."""
     count = config.seeds.search
     return [mix("search", config.seeds.base, i) for i in range(replicate * count, (replicate + 1) * count)]
 

@@ -85,8 +85,7 @@ def explain(error: BaseException) -> str:
 
 
 def _sound(checkpoint: str | None, members: Sequence[MemberSpec]) -> Path | None:
-    """Return the checkpoint's path; a file that is damaged or of other members is removed, so that training starts
-    anew."""
+    """Return the checkpoint's path; a file that is damaged or of other members is removed first."""
     if checkpoint is None:
         return None
     path = Path(checkpoint)
