@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from search import progress
 from search.progress import Progress, clock, counted, describe, facts
 
 
@@ -104,7 +103,7 @@ def test_describe_is_one_line_with_the_stage() -> None:
 
 def at(monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> None:
     times = iter(seconds)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr("search.progress.time.monotonic", lambda: next(times))
 
 
 def test_a_line_every_thirty_seconds_where_nobody_watches(
