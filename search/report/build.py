@@ -111,7 +111,7 @@ def facts(run: RunRecord) -> dict[str, str]:
     return {
         "Study": config.study,
         "Objective": f"{objective.metric} of the valid split, {objective.direction}, {objective.convention} convention",
-        "Data": f"{Path(config.data.path or "").name}, fingerprint {lock.get('data_fingerprint', 'unknown')}",
+        "Data": f"{Path(config.data.path or '').name}, fingerprint {lock.get('data_fingerprint', 'unknown')}",
         "Modalities": ", ".join(config.data.modalities or ()) or "all of the data",
         "Budget": f"{config.budget.trials} trials{minutes}",
         "Spent": f"{counts or 'nothing'}; {duration(run.seconds)}",

@@ -90,7 +90,7 @@ def driver(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-            _, left = psutil.wait_procs(family.values(), timeout=30)
+            _, left = psutil.wait_procs(family.values(), timeout=10)
             for child in left:
                 with suppress(psutil.NoSuchProcess):
                     child.kill()
@@ -161,7 +161,7 @@ def _rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def check_whole(capsys: Capture, folder: str, budget: int) -> None:
+def check_whole(capsys: Capture, folder: str, budget: int, ended_before: bool = False) -> None:
     """Check that a study has exactly its budget of trials, each of them once, with its files."""
     found = status(capsys, folder)
     assert found["state"] == "finished"
@@ -169,9 +169,12 @@ def check_whole(capsys: Capture, folder: str, budget: int) -> None:
     assert {t["state"] for t in found["trials"]} <= ENDED
     assert found["used"]["trials"] == budget
     assert sum(found["counts"].values()) == budget
-    assert sorted(p.name for p in Path(folder, "trials").iterdir()) == [f"{n:04d}" for n in range(budget)]
-    for trial in found["trials"]:
-        rows = _rows(Path(folder, "trials", f"{trial['number']:04d}", "curve.csv").read_text())
+    filed = {int(p.name) for p in Path(folder, "trials").iterdir()}
+    # What was pruned in a population that was then ended in the middle keeps its place in the study, but no files.
+    lost = {t["number"] for t in found["trials"] if t["state"] == "pruned"} if ended_before else set()
+    assert set(range(budget)) - lost <= filed <= set(range(budget))
+    for number in filed:
+        rows = _rows(Path(folder, "trials", f"{number:04d}", "curve.csv").read_text())
         epochs = [int(row["epoch"]) for row in rows]
         assert epochs == list(range(1, len(epochs) + 1)), "an epoch was trained twice, or is lost"
 
@@ -430,7 +433,7 @@ def test_a_killed_worker_is_made_up_for(killed: dict[int, Any], survived: tuple[
     # Ray's own words about it are not the user's business.
     assert all(line.startswith("tiny: ") for line in done.err.splitlines()), done.err
     assert done.out.startswith("\nBest configuration")
-    check_whole(capsys, "hard", LONG)
+    check_whole(capsys, "hard", LONG, ended_before=True)
     after = finished("hard")
     assert {n: t for n, t in after.items() if n in killed} == killed
     assert status(capsys, "hard")["counts"]["failed"] == 0
