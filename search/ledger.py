@@ -112,18 +112,22 @@ class Ledger:
         return Reply(drop, self._draining)
 
     def finish(self, task: str, result: Result) -> None:
-        """Tell every trial of a task its outcome and write its folder."""
+        """Tell every trial of a task its outcome and write its folder; of one that was stopped, only what has ended."""
         entry = self._running.pop(task, None)
-        if entry is None or result.stopped:
+        if entry is None:
             return
         slots: dict[int, list[tuple[Slot, Outcome]]] = defaultdict(list)
         for slot, outcome in zip(entry.task.slots, result.outcomes, strict=True):
             slots[slot.trial].append((slot, outcome))
         cost = {"seconds": result.seconds / len(slots), "parameters": result.parameters}
         for number, members in slots.items():
-            self.folder.write_trial(number, members)
-            if not self._trial(number).state.is_finished():
+            ended = self._trial(number).state.is_finished()
+            if ended or not result.stopped:
+                self.folder.write_trial(number, members)
+            if not ended and not result.stopped:
                 self._tell(number, [outcome for _, outcome in members], cost)
+        if result.stopped:
+            return
         if entry.task.checkpoint is not None:
             Path(entry.task.checkpoint).unlink(missing_ok=True)
         self._save_seconds()

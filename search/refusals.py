@@ -12,8 +12,12 @@ from search.yaml_io import number_in_text, shown, spell
 
 
 def sentence(error: ValidationError, model: type[BaseModel], source: str, written: Mapping[str, str]) -> UserError:
-    """Return the first error: file, dotted key, rule and value; ``written`` names the origin of keys from elsewhere."""
-    first: Any = error.errors(include_url=False)[0]
+    """Return the first error: file, dotted key, rule and value; ``written`` names the origin of keys from elsewhere.
+
+    An unknown key comes before a missing one, because the one is often the other misspelt.
+    """
+    errors = error.errors(include_url=False)
+    first: Any = min(errors, key=lambda e: e["type"] != "extra_forbidden")
     loc = [str(part) for part in first["loc"]]
     path = ".".join(loc)
     place = next((origin for key, origin in written.items() if path == key or path.startswith(f"{key}.")), None)

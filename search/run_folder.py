@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -97,8 +98,7 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                file.seek(0)
-                return int(file.read())
+                return self._owner(file)
         return None
 
     def best_params(self, number: int) -> dict[str, Any]:
@@ -159,17 +159,25 @@ class RunFolder:
 
     # ---- helpers -------------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _owner(lock: IO[str]) -> int:
+        """Return the process that holds the lock; between locking and writing its number the file is empty."""
+        for _ in range(20):
+            lock.seek(0)
+            text = lock.read().strip()
+            if text:
+                return int(text)
+            time.sleep(0.05)
+        raise UserError(f"{lock.name}: a process is starting here; try again in a moment")
+
     def _take_lock(self) -> None:
         file = (self.path / ".lock").open("a+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip()
+            owner = self._owner(file)
             file.close()
-            raise UserError(
-                f"{self.path}: process {owner or 'unknown'} is at work here; wait, stop it, or give --out"
-            ) from None
+            raise UserError(f"{self.path}: process {owner} is at work here; wait, stop it, or give --out") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

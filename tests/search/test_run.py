@@ -367,7 +367,15 @@ def test_export_and_report(whole: Path, capsys: Capture) -> None:
 # ---- ended in the middle ---------------------------------------------------------------------------------------------
 # One run, three times ended in the middle: each call goes on where the one before it was ended.
 
-HARD = ("study.yaml", "--out", "hard", "rungs.epochs=[20,40,120]", "seeds.confirm=2", f"budget.trials={LONG}")
+HARD = (
+    "study.yaml",
+    "--out",
+    "hard",
+    "rungs.epochs=[20,40]",
+    "seeds.confirm=2",
+    "resources.workers=1",
+    f"budget.trials={LONG}",
+)
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +412,7 @@ def survived(killed: dict[int, Any]) -> tuple[Done, int]:
         return found
 
     with driver("run", *HARD) as process:
-        wait_for(process, lambda: bool(workers()))
+        wait_for(process, lambda: len(finished("hard")) > len(killed) and bool(workers()))
         victims = workers()[:1]
         for victim in victims:
             victim.kill()
