@@ -55,7 +55,7 @@ class RunFolder:
             if (self.path / "resolved.yaml").exists():
                 self._check_same(config, facts)
             else:
-                write_text(self.path / "study.yaml", source.read_text(encoding="utf-8"))
+                write_text(self.path / "study.yaml", without_password(source.read_text(encoding="utf-8")))
                 write_text(self.path / "lock.json", json.dumps({**environment(), **facts}, indent=2) + "\n")
             shown = config.model_copy(update={"storage": without_password(config.storage)})
             write_yaml(self.path / "resolved.yaml", shown.resolved())
@@ -204,7 +204,7 @@ class RunFolder:
 def environment() -> dict[str, Any]:
     """Return versions, platform, commit and command: what a reader needs to run it again."""
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": without_password(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: version(name) for name in PACKAGES},

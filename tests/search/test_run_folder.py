@@ -18,7 +18,7 @@ import pytest
 from mmsa_core.errors import UserError
 from search.populations import Outcome, Slot
 from search.processes import end, is_running, this_process
-from search.run_folder import STORAGE_VARIABLE, RunFolder
+from search.run_folder import STORAGE_VARIABLE, RunFolder, environment
 from search.storage import open_storage, without_password
 from search.study import StudyConfig
 from search.yaml_io import read_yaml
@@ -303,3 +303,8 @@ def test_this_process_runs_and_a_past_one_does_not() -> None:
     assert is_running(now) and now["pid"] == os.getpid() and now["start"] < time.time()
     end({**now, "start": now["start"] - 100})  # ends nobody
     assert not is_running({**now, "pid": 2**22 + 1})
+
+
+def test_no_password_of_the_command_line_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["bin/mmsa-search", "run", "x.yaml", "storage=postgresql://ann:s3cret@h/s"])
+    assert environment()["command"] == "mmsa-search run x.yaml storage=postgresql://ann:***@h/s"
