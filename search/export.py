@@ -69,7 +69,8 @@ def write_model(opened: Opened, record: Mapping[str, Any]) -> Path:
     folder = opened.folder.path / "best"
     winner = next(c for c in record["candidates"] if c["trial"] == record["winner"])
     base = next(c for c in record["candidates"] if c["trial"] == record["baseline"])
-    candidate = Candidate("winner", _as_sampled(opened, record["winner"]))
+    trial = open_study(opened.config, opened.folder).get_trials(deepcopy=False)[record["winner"]]
+    candidate = Candidate("winner", opened.sampled(trial))
     members = load(opened.folder.path / "confirm", candidate, record["seeds"])
     provenance = {
         **opened.folder.facts(),
@@ -227,8 +228,3 @@ def _cell(estimate: Mapping[str, float]) -> str:
 def count_opening(folder: RunFolder, by: str) -> int:
     """Count an opening of the test split in the run's study; return how many there were."""
     return record_opening(open_study(folder.config(), folder), by)
-
-
-def _as_sampled(opened: Opened, number: int) -> dict[str, Any]:
-    trial = open_study(opened.config, opened.folder).get_trials(deepcopy=False)[number]
-    return {**opened.space.config(trial.params), **opened.extra}

@@ -58,6 +58,10 @@ class Opened:
         """What every configuration of the space gets besides: the epochs of the last rung."""
         return {"epochs": self.config.rungs.epochs[-1]}
 
+    def sampled(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        """Return the configuration that a trial stands for."""
+        return {**self.space.config(trial.params), **self.extra}
+
     def size(self, trials: int | None = None) -> int:
         """Return the members of a population, measured on this machine where the study says ``auto``.
 
@@ -119,10 +123,13 @@ def check_deterministic(config: StudyConfig) -> None:
     Raises:
         UserError: the population's size is measured, or the pruner reads what other populations report meanwhile.
     """
+    if config.pruner not in ("rungs", "median", "none"):
+        raise UserError(
+            f"pruner: {config.pruner} depends on the workers' speed and cannot be --deterministic; "
+            "take rungs, median or none"
+        )
     if config.population == "auto":
         raise UserError("--deterministic: population: auto is a measurement of this machine; write a number, e.g. 8")
-    if config.pruner not in ("rungs", "median", "none"):
-        raise UserError(f"--deterministic: pruner {config.pruner} depends on timing; use rungs, median or none")
 
 
 def check_space(opened: Opened) -> None:
@@ -142,13 +149,10 @@ def run(opened: Opened, deterministic: bool, on_status: OnStatus) -> dict[str, A
     Raises:
         InterruptedStudyError: stopped by a signal; nothing is lost.
         NothingFinishedError: no trial is complete.
-        UserError: the study's pruner cannot be deterministic.
+        UserError: the study cannot be deterministic.
     """
-    if deterministic and opened.config.pruner == "hyperband":
-        raise UserError(
-            "pruner: hyperband looks at all trials, so it depends on the workers' speed and cannot be --deterministic; "
-            "take rungs, median, successive_halving or none"
-        )
+    if deterministic:
+        check_deterministic(opened.config)
     with Engine(Placement.of(opened.config.resources), on_status) as engine:
         message = search(opened, engine, deterministic)
         record = _confirm_and_explain(opened, engine)
@@ -257,7 +261,7 @@ def _open(config: StudyConfig, folder: RunFolder) -> Opened:
 
 
 def _candidate(opened: Opened, trial: optuna.trial.FrozenTrial) -> confirm.Candidate:
-    return confirm.Candidate(f"trial {trial.number}", {**opened.space.config(trial.params), **opened.extra})
+    return confirm.Candidate(f"trial {trial.number}", opened.sampled(trial))
 
 
 def _stop_if_interrupted(engine: Engine) -> None:

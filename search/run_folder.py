@@ -101,12 +101,6 @@ class RunFolder:
                 return self._owner(file)
         return None
 
-    def best_params(self, number: int) -> dict[str, Any]:
-        """Return a trial's parameters as its study knows them."""
-        from search.trials import open_study
-
-        return dict(open_study(self.config(), self).get_trials(deepcopy=False)[number].params)
-
     def facts(self) -> dict[str, Any]:
         """Return ``lock.json``."""
         facts: dict[str, Any] = json.loads((self.path / "lock.json").read_text(encoding="utf-8"))

@@ -224,6 +224,8 @@ def plant(target: Path, seed: int, problem: str) -> None:
 
 def result(opened: Opened, record: Mapping[str, Any], as_json: bool) -> None:
     """Print what a study found: the best configuration, its confirmed metric with interval, and where things are."""
+    from search.trials import open_study
+
     metric, folder = record["metric"], opened.folder.path
     winner = next(c for c in record["candidates"] if c["trial"] == record["winner"])
     base = next(c for c in record["candidates"] if c["trial"] == record["baseline"])
@@ -234,7 +236,7 @@ def result(opened: Opened, record: Mapping[str, Any], as_json: bool) -> None:
     console = Console()
     if record.get("message"):
         console.print(f"[yellow]{record['message']}")
-    params = opened.folder.best_params(record["winner"])
+    params = open_study(opened.config, opened.folder).get_trials(deepcopy=False)[record["winner"]].params
     console.print(
         f"\n[bold]Best configuration[/] (trial {record['winner']}" + (", the baseline)" if winner is base else ")")
     )
