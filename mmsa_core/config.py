@@ -55,7 +55,10 @@ class HeadsConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW per member; ``clip`` bounds the gradient's norm; ``text``, ``audio``, ``vision`` scale encoders' ``lr``."""
+    """AdamW per member; ``clip`` bounds the gradient's norm; ``text``, ``audio``, ``vision`` scale encoders' ``lr``.
+
+    ``accumulate`` batches make one step, by the mean of their gradients.
+    """
 
     lr: float = 1e-3
     weight_decay: float = 1e-4
@@ -63,6 +66,7 @@ class OptimizerConfig:
     text: float = 1.0
     audio: float = 1.0
     vision: float = 1.0
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmsa_core import registry
-from mmsa_core.config import MemberConfig
+from mmsa_core.config import MemberConfig, PlugIn
 from mmsa_core.data.split import Split
+from mmsa_core.errors import UserError
+from mmsa_core.plugin import PretrainedEncoder
 from mmsa_core.tensors import Batch, Features, LabelTable
 
 
@@ -24,14 +26,15 @@ class SplitTensors:
         self.labels = _tensor(split.labels, device)
         self._raw: dict[str, Features] = {}
         self._prepared: dict[tuple[str, Callable[[Features], Features]], Features] = {}
+        self._tokens: dict[str, Features] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, config: MemberConfig) -> Batch:
         """Return the whole split prepared for the encoders of ``config``."""
-        features = tuple(self._features(m, p.name) for m, p in config.encoders.items())
-        available = torch.stack([self._mask(m).any(1) for m in config.encoders], 1)
+        features = tuple(self._features(m, p) for m, p in config.encoders.items())
+        available = torch.stack([f.mask.any(1) for f in features], 1)
         return Batch(features, available)
 
     def table(self, config: MemberConfig) -> LabelTable:
@@ -41,15 +44,24 @@ class SplitTensors:
         unimodal = torch.stack([_tensor(human[m], self.device) for m in config.modalities], 1) if known else None
         return LabelTable(self.labels, unimodal, len(config.modalities))
 
-    def _features(self, modality: str, encoder: str) -> Features:
-        prepare = registry.load("encoders", encoder).prepare
+    def _features(self, modality: str, encoder: PlugIn) -> Features:
+        cls = registry.load("encoders", encoder.name)
+        if issubclass(cls, PretrainedEncoder):
+            if modality != "text":
+                raise UserError(f"encoders.{modality}: {encoder.name} reads text alone; take another encoder")
+            return self._read_tokens(cls, encoder)
+        prepare = cls.prepare
         key = (modality, prepare)
         if key not in self._prepared:
             self._prepared[key] = prepare(self._source(modality))
         return self._prepared[key]
 
-    def _mask(self, modality: str) -> Tensor:
-        return self._source(modality).mask
+    def _read_tokens(self, cls: type[PretrainedEncoder], encoder: PlugIn) -> Features:
+        key = repr(sorted((k, v) for k, v in encoder.params.items() if not isinstance(v, float)))
+        if key not in self._tokens:
+            values, mask = cls.tokens(self.split, encoder.params)
+            self._tokens[key] = Features(values.to(self.device), mask.to(self.device))
+        return self._tokens[key]
 
     def _source(self, modality: str) -> Features:
         if modality not in self._raw:

@@ -8,13 +8,17 @@ No BatchNorm, no data-dependent shapes, no ``.item()``: a plug-in must run under
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmsa_core.tensors import Features, Outputs, Pair
+
+if TYPE_CHECKING:
+    from mmsa_core.data.split import Split
 
 
 def hyper(value: float) -> nn.Buffer:
@@ -35,6 +39,35 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Features) -> Float[Tensor, "batch {self.dim}"]:
         """Encode prepared features; padded rows never change the result, an empty sequence gives a finite one."""
+
+
+class PretrainedEncoder(Encoder, ABC):
+    """Fine-tunes a pre-trained model: reads tokens instead of features, and has its own learning rate and decay.
+
+    Its members are not stacked but trained one by one (:mod:`mmsa_core.solo`): a transformer fills a device by itself,
+    does not run under ``vmap``, and may draw dropout from torch's generator, which is seeded for it.
+
+    Attributes:
+        body: The pre-trained part; parameters that do not require a gradient stay as they are and are not exported.
+        lr, weight_decay: Of ``body``; biases and normalisations do not decay.
+        warmup: Epochs over which ``lr`` rises linearly from 0.
+    """
+
+    body: nn.Module
+    lr: nn.Buffer
+    weight_decay: nn.Buffer
+    warmup: nn.Buffer
+
+    @staticmethod
+    @abstractmethod
+    def tokens(split: Split, settings: Mapping[str, Any]) -> Features:
+        """Return a split's tokens: ids and token types as values [N, T, 2] (numbers below 2^24, exact in float32).
+
+        ``settings`` are the plug-in's hyper-parameters. A sample without text has no token.
+
+        Raises:
+            UserError: the split has neither raw_text nor text_bert, or the model is not at hand.
+        """
 
 
 class Alignment(nn.Module, ABC):

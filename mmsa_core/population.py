@@ -14,13 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from mmsa_core import registry
 from mmsa_core.config import MODALITIES, MemberConfig
 from mmsa_core.loader import SplitTensors, take, widths
 from mmsa_core.model import Member
 from mmsa_core.noise import mix, salt_layers
+from mmsa_core.plugin import PretrainedEncoder
 from mmsa_core.tensors import Batch
 
 EVALUATION_FLOATS = 2**20
@@ -35,12 +38,21 @@ class MemberSpec:
     config: MemberConfig
     seed: int
 
+    def signature(self) -> str:
+        """Return what must be equal inside a population; of a member that cannot be stacked it is its own alone."""
+        return self.config.signature() + ("" if stackable(self.config) else f" alone: {self.seed}")
+
+
+def stackable(config: MemberConfig) -> bool:
+    """Tell whether members of a configuration can be trained as one batched model."""
+    return not any(issubclass(registry.load("encoders", p.name), PretrainedEncoder) for p in config.encoders.values())
+
 
 class Population:
     """K members of equal signature in training."""
 
     def __init__(self, specs: Sequence[MemberSpec], train: SplitTensors) -> None:
-        signatures = {s.config.signature() for s in specs}
+        signatures = {s.signature() for s in specs}
         assert len(signatures) == 1, "members of a population must have one signature"
         self.train = train
         self.config = specs[0].config
@@ -48,7 +60,7 @@ class Population:
         self.seeds = [s.seed for s in specs]
         self.alive = len(specs)
         self.steps = 0
-        models = _initialised(specs, self.data, train)
+        models = initialised(specs, self.data, train)
         self.template = models[0]
         self.noise_keys = salt_layers(self.template)
         self.names, shapes = zip(*((n, p.shape) for n, p in self.template.named_parameters()), strict=True)
@@ -63,14 +75,25 @@ class Population:
     def __len__(self) -> int:
         return self.alive
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers of one member are trained."""
+        return self.weights.shape[1]
+
     def train_epoch(self, epoch: int) -> Float[Tensor, "member"]:
         """Train every member for one epoch (counted from 1); return its mean training loss, without a device sync."""
         rows, keys = self._order(epoch)
         number = torch.tensor(epoch, device=self.train.device)
         self.template.train()
-        losses = []
-        for step, index in enumerate(rows.split(self.config.batch_size, dim=-1)):
-            losses.append(self._step(index, keys[:, step], number))
+        losses, gradients = [], []
+        batches = rows.split(self.config.batch_size, dim=-1)
+        for step, index in enumerate(batches):
+            loss, gradient = self._gradient(index, keys[:, step], number)
+            losses.append(loss)
+            gradients.append(gradient)
+            if len(gradients) == self.config.optimizer.accumulate or step + 1 == len(batches):
+                self._step(gradient if len(gradients) == 1 else torch.stack(gradients).mean(0))
+                gradients.clear()
         return torch.stack(losses, 1).mean(1)[: self.alive]
 
     def predict(self, data: Batch) -> Float[Tensor, "member row"]:
@@ -122,29 +145,29 @@ class Population:
 
     def _order(self, epoch: int) -> tuple[Int[Tensor, "member row"], Int[Tensor, "member step"]]:
         """Return each member's sample order and noise keys: functions of its seed and the epoch alone."""
-        steps = math.ceil(len(self.train) / self.config.batch_size)
-        drawn = {}
-        for seed in set(self.seeds):
-            rng = np.random.default_rng((seed, epoch))
-            drawn[seed] = (rng.permutation(len(self.train)), rng.integers(0, 2**31, steps, dtype=np.int32))
+        drawn = {s: draw_epoch(s, epoch, len(self.train), self.config.batch_size) for s in set(self.seeds)}
         order, keys = (torch.from_numpy(np.stack([drawn[s][i] for s in self.seeds])) for i in (0, 1))
         return order.to(self.train.device), keys.to(self.train.device)
 
-    def _step(self, rows: Int[Tensor, "member batch"], keys: Int[Tensor, "member"], epoch: Tensor) -> Tensor:
-        """Take one optimiser step. Every member gets its own copy of its samples, even where seeds agree: a batch
-        shared by all would turn its products into one whose rounding depends on the number of members, for less than
-        10 % of time."""
+    def _gradient(
+        self, rows: Int[Tensor, "member batch"], keys: Int[Tensor, "member"], epoch: Tensor
+    ) -> tuple[Float[Tensor, "member"], Float[Tensor, "member all"]]:
+        """Return every member's loss and gradient. Every member gets its own copy of its samples, even where seeds
+        agree: a batch shared by all would turn its products into one whose rounding depends on the number of members,
+        for less than 10 % of time."""
         parameters = self._parameters(self.weights)
         call = vmap(self._loss, in_dims=(0, 0, 0, 0, 0, None))
         buffers = {**self.buffers, **self._keys(keys)}
         loss = call(parameters, buffers, take(self.data, rows), rows, self.train.labels[rows], epoch)
         (gradient,) = torch.autograd.grad(loss.sum(), self.weights)
+        return loss.detach(), gradient
+
+    def _step(self, gradient: Float[Tensor, "member all"]) -> None:
         self.steps += 1
         with torch.no_grad():
             norm = gradient.norm(dim=1)
             gradient *= (self.clip / (norm + 1e-6)).clamp(max=1.0)[:, None]
             adamw(self.weights.detach(), gradient, (self.moment1, self.moment2), self.steps, self.rates, self.decay)
-        return loss.detach()
 
     def _loss(
         self,
@@ -202,7 +225,13 @@ def adamw(
     weights.sub_(first.div(scale).mul_(rates / (1 - BETA1**step)))
 
 
-def _initialised(specs: Sequence[MemberSpec], data: Batch, train: SplitTensors) -> list[Member]:
+def draw_epoch(seed: int, epoch: int, rows: int, batch_size: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return a member's sample order [row] and noise keys [step] of an epoch: functions of its seed and the epoch."""
+    rng = np.random.default_rng((seed, epoch))
+    return rng.permutation(rows), rng.integers(0, 2**31, math.ceil(rows / batch_size), dtype=np.int32)
+
+
+def initialised(specs: Sequence[MemberSpec], data: Batch, train: SplitTensors) -> list[Member]:
     """Make every member's modules with the weights its seed gives."""
     config = specs[0].config
     inputs, table = widths(data, config), train.table(config)

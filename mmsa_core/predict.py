@@ -14,6 +14,7 @@ from mmsa_core.config import MemberConfig
 from mmsa_core.data.split import Split
 from mmsa_core.loader import SplitTensors, take, widths
 from mmsa_core.model import SentimentModel
+from mmsa_core.population import stackable
 
 ROWS = 512
 
@@ -33,4 +34,7 @@ def predict(config: MemberConfig, states: Mapping[str, Tensor], split: Split) ->
         return torch.cat([functional_call(model, state, (take(batch, c),)).prediction for c in chunks])
 
     with torch.no_grad():
-        return vmap(one)(dict(states)).numpy()
+        if stackable(config):
+            return vmap(one)(dict(states)).numpy()
+        members = len(next(iter(states.values())))
+        return torch.stack([one({n: t[k] for n, t in states.items()}) for k in range(members)]).numpy()

@@ -23,7 +23,8 @@ from mmsa_core.atomic import replacing
 from mmsa_core.errors import UserError, nearest
 from mmsa_core.loader import SplitTensors
 from mmsa_core.metrics import DIRECTIONS, METRICS, Convention, objective_rows
-from mmsa_core.population import MemberSpec, Population
+from mmsa_core.population import MemberSpec, Population, stackable
+from mmsa_core.solo import SoloMembers
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def fit(
             break
     course.hand_over()
     seconds = time.perf_counter() - started
-    return Fit(course.runs, stopped, seconds, course.population.weights.shape[1])
+    return Fit(course.runs, stopped, seconds, course.population.parameters)
 
 
 class _Course:
@@ -147,7 +148,7 @@ class _Course:
         self.members = members
         self.train = train
         self.objective = objective
-        self.population = Population(members, train)
+        self.population = (Population if stackable(members[0].config) else SoloMembers)(members, train)
         self.valid = valid.batch(self.population.config)
         self.target = valid.split.labels
         self.runs = [MemberRun() for _ in members]

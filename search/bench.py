@@ -20,6 +20,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from mmsa_core.atomic import write_text
+from mmsa_core.cache import user_cache
 from mmsa_core.config import MemberConfig, fingerprint
 from mmsa_core.data.split import Split
 from mmsa_core.errors import UserError
@@ -125,7 +126,7 @@ def population_size(
     if setting != "auto":
         return setting
     key = _key(config, train, valid)
-    path = (cache_dir if cache_dir is not None else _user_cache()) / f"population-{fingerprint(key)}.json"
+    path = (cache_dir if cache_dir is not None else user_cache()) / f"population-{fingerprint(key)}.json"
     best = _cached(path)
     if best is None:
         sizes = AUTO_MEMBERS["cpu" if train.device.type == "cpu" else "cuda"]
@@ -310,12 +311,6 @@ def _store(path: Path, data: dict[str, Any]) -> None:
         write_text(path, json.dumps(data, indent=2) + "\n")
     except OSError:
         return
-
-
-def _user_cache() -> Path:
-    """Return our folder in the user's cache; by the XDG specification a relative ``XDG_CACHE_HOME`` does not count."""
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "mmsa-search"
 
 
 def _cpu_model() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmsa_core.config import MODALITIES
-from mmsa_core.data.source import KEYS, LABELS, SPLITS, Source
+from mmsa_core.data.source import KEYS, LABELS, SPLITS, TEXT_BERT, Source
 from mmsa_core.errors import UserError, nearest
 
 
@@ -17,8 +17,9 @@ def choose_modalities(source: Source, wanted: Sequence[str] | None) -> tuple[str
     """
     present = [m for m in MODALITIES if f"{SPLITS[0]}/{m}" in source.keys]
     if not present:
+        fix = "; or name a text_model, which makes text of raw_text" if f"{SPLITS[0]}/raw_text" in source.keys else ""
         raise UserError(
-            f"{source.place}: train has no features; it needs the key train/text, train/audio or train/vision"
+            f"{source.place}: train has no features; it needs the key train/text, train/audio or train/vision{fix}"
         )
     if wanted is None:
         return tuple(present)
@@ -33,7 +34,7 @@ def choose_modalities(source: Source, wanted: Sequence[str] | None) -> tuple[str
 def used_keys(source: Source, split: str, modalities: Sequence[str]) -> list[str]:
     """Return the keys of a split that are read when ``modalities`` are chosen."""
     unused = {m for m in MODALITIES if m not in modalities}
-    names = [n for n in KEYS if n.removesuffix("_lengths") not in unused]
+    names = [n for n in KEYS if n.removesuffix("_lengths").removesuffix("_bert") not in unused]
     return [f"{split}/{n}" for n in names if f"{split}/{n}" in source.keys]
 
 
@@ -65,8 +66,12 @@ def _check_shapes(source: Source, split: str, modalities: Sequence[str]) -> None
         raise UserError(f"{source.place}: {split} is empty; every split needs at least one sample")
     for key in used_keys(source, split, modalities):
         shape = source.shape(key)
-        rule = "[samples, time, dim] or [samples, dim]" if key.split("/")[1] in modalities else "[samples]"
-        if len(shape) not in ((2, 3) if "," in rule else (1,)) or 0 in shape[1:]:
+        name = key.split("/")[1]
+        rule = "[samples, time, dim] or [samples, dim]" if name in modalities else "[samples]"
+        fits = len(shape) in ((2, 3) if name in modalities else (1,))
+        if name == TEXT_BERT:
+            rule, fits = "[samples, 3, time]", len(shape) == 3 and shape[1] == 3
+        if not fits or 0 in shape[1:]:
             raise UserError(f"{source.place}: {key} has shape {list(shape)}; it must be {rule} without an empty axis")
         if shape[:1] != samples:
             raise UserError(

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from mmsa_core.data.checks import check_structure, choose_modalities, used_keys
-from mmsa_core.data.mmsa_pickle import TEXT_BERT, MmsaPickleSource
+from mmsa_core.data.mmsa_pickle import MmsaPickleSource
 from mmsa_core.data.npz import write_arrays
-from mmsa_core.data.source import SPLITS
+from mmsa_core.data.source import SPLITS, TEXT_BERT
 from mmsa_core.errors import UserError
 
 
@@ -31,5 +31,5 @@ def convert(source: str | Path, target: str | Path) -> None:
     check_structure(pickled, modalities)
     arrays = {key: pickled.read(key) for split in SPLITS for key in used_keys(pickled, split, modalities)}
     small = {key: a.astype(np.float32) if a.dtype == np.float64 else a for key, a in arrays.items()}
-    tokens = {f"{s}/{TEXT_BERT}" for s in SPLITS} & pickled.keys
-    write_arrays(target, small | {key: pickled.read(key).astype(np.int32) for key in tokens})
+    tokens = {key: a.astype(np.int32) for key, a in arrays.items() if key.endswith(f"/{TEXT_BERT}")}
+    write_arrays(target, small | tokens)

@@ -14,8 +14,9 @@ from mmsa_core.data.checks import check_structure, choose_modalities, used_keys
 from mmsa_core.data.mmsa_pickle import MmsaPickleSource
 from mmsa_core.data.npz import NpzSource
 from mmsa_core.data.rows import left_align
-from mmsa_core.data.source import LABELS, SPLITS, UNIMODAL, Source, SplitName
+from mmsa_core.data.source import LABELS, SPLITS, TEXT_BERT, UNIMODAL, Source, SplitName
 from mmsa_core.data.split import Split
+from mmsa_core.data.text import OnProgress, TextModel, read_text_model, with_text_features
 from mmsa_core.errors import UserError
 
 Nonfinite: TypeAlias = Literal["refuse", "zero"]
@@ -28,16 +29,27 @@ NUMBERS = "fiub"
 """The dtype kinds that count as numbers."""
 
 
-def open_dataset(path: str | Path, modalities: Sequence[str] | None = None, nonfinite: Nonfinite = "refuse") -> Dataset:
+def open_dataset(
+    path: str | Path,
+    modalities: Sequence[str] | None = None,
+    nonfinite: Nonfinite = "refuse",
+    text_model: TextModel | None = None,
+    on_progress: OnProgress = lambda *_: None,
+) -> Dataset:
     """Open a data file and check its structure; ``modalities`` None takes all that it has.
 
+    With ``text_model`` the text features are that model's of ``raw_text``, computed here if they are not cached.
+
     Raises:
-        UserError: the file is missing, of another format or damaged, or its splits, shapes or ids do not fit together.
+        UserError: the file is missing, of another format or damaged, its splits, shapes or ids do not fit together, or
+            the text model is not at hand.
     """
     path = Path(path)
     if nonfinite not in get_args(Nonfinite):
         raise UserError(f"data.nonfinite: must be 'refuse' or 'zero', got {nonfinite!r}")
     source = open_source(path)
+    if text_model is not None and (modalities is None or "text" in modalities):
+        source = with_text_features(source, text_model, on_progress)
     chosen = choose_modalities(source, modalities)
     check_structure(source, chosen)
     return Dataset(path, source, chosen, nonfinite)
@@ -59,11 +71,15 @@ def open_source(path: Path) -> Source:
 
 
 class Dataset:
-    """An opened data file whose structure is sound; values are read, and checked, when a split is asked for."""
+    """An opened data file whose structure is sound; values are read, and checked, when a split is asked for.
+
+    ``text_model`` is what made the text features, where that is known.
+    """
 
     def __init__(self, path: Path, source: Source, modalities: tuple[str, ...], nonfinite: Nonfinite) -> None:
         self.path = path
         self.modalities = modalities
+        self.text_model = read_text_model(source) if "text" in modalities else None
         self._source = source
         self._nonfinite = nonfinite
 
@@ -81,7 +97,8 @@ class Dataset:
             m: self._labels(f"{name}/{UNIMODAL[m]}") for m in self.modalities if f"{name}/{UNIMODAL[m]}" in keys
         }
         texts = self._strings(f"{name}/raw_text") if f"{name}/raw_text" in keys else ()
-        return Split(self.ids(name), features, lengths, self._labels(f"{name}/{LABELS}"), unimodal, texts)
+        labels, tokens = self._labels(f"{name}/{LABELS}"), self._tokens(f"{name}/{TEXT_BERT}")
+        return Split(self.ids(name), features, lengths, labels, unimodal, texts, tokens)
 
     def check(self) -> None:
         """Load every split once and hand out nothing, so that a bad test split is known before hours are spent.
@@ -142,6 +159,14 @@ class Dataset:
                 "the rows of its features; leave the key out to count the rows that are not zero"
             )
         return lengths.astype(np.int64)
+
+    def _tokens(self, key: str) -> NDArray[np.int64] | None:
+        if key not in self._source.keys or "text" not in self.modalities:
+            return None
+        tokens = self._numbers(key)
+        if not (np.isfinite(tokens) & (tokens >= 0)).all():
+            raise UserError(f"{self._source.place}: {key} must hold ids, mask and types, whole numbers from 0 on")
+        return tokens.astype(np.int64)
 
     def _labels(self, key: str) -> NDArray[np.float32]:
         labels = self._numbers(key)

@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 from mmsa_core.data.source import KEYS, SPLITS
 from mmsa_core.errors import UserError
 
-TEXT_BERT = "text_bert"
-"""[N, 3, T]: BERT's input ids, attention mask and token types."""
-
 _BUILTINS = (dict, list, tuple, set, frozenset, bytes, bytearray, str, int, float, complex, bool)
 _PLACES = {
     # Asked from numpy, so that a pickle of numpy 1 ("numpy.core") loads under numpy 2 ("numpy._core") and back.
@@ -54,7 +51,7 @@ class MmsaPickleSource:
                 raise UserError(
                     f"{self.place}: {split} is a {type(part).__name__}; MMSA's layout has a dict for each split"
                 )
-            for name in (*KEYS, TEXT_BERT):
+            for name in KEYS:
                 if part.get(name) is not None:
                     self._arrays[f"{split}/{name}"] = self._array(f"{split}/{name}", part[name])
         self.keys: Set[str] = frozenset(self._arrays)

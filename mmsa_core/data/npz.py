@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa_core.data.source import LABELS, UNIMODAL
+from mmsa_core.data.source import LABELS, TEXT_BERT, UNIMODAL
 from mmsa_core.data.split import Split
 from mmsa_core.errors import UserError
 
@@ -74,6 +74,8 @@ def write(path: str | Path, splits: Mapping[str, Split]) -> None:
         own |= {UNIMODAL[m]: labels for m, labels in split.unimodal.items()}
         if split.raw_text:
             own["raw_text"] = np.array(split.raw_text)
+        if split.text_bert is not None:
+            own[TEXT_BERT] = split.text_bert
         arrays |= {f"{name}/{key}": array for key, array in own.items()}
     write_arrays(path, arrays)
 

@@ -15,7 +15,9 @@ LABELS = "regression_labels"
 UNIMODAL = {m: f"{LABELS}_{m[0].upper()}" for m in MODALITIES}
 """MMSA's names of the human unimodal labels: ``regression_labels_T``, ``_A`` and ``_V``."""
 
-KEYS = ("id", "raw_text", LABELS, *UNIMODAL.values(), *MODALITIES, *(f"{m}_lengths" for m in MODALITIES))
+TEXT_BERT = "text_bert"
+"""[N, 3, T]: BERT's input ids, attention mask and token types, as MMSA's files have them."""
+KEYS = ("id", "raw_text", TEXT_BERT, LABELS, *UNIMODAL.values(), *MODALITIES, *(f"{m}_lengths" for m in MODALITIES))
 """What is read of a split; every other key of a file is ignored."""
 
 
@@ -36,3 +38,23 @@ class Source(Protocol):
             UserError: it is damaged, or holds Python objects.
         """
         ...
+
+
+class Overlay:
+    """A source of which some arrays are replaced by those of another."""
+
+    def __init__(self, base: Source, over: Source) -> None:
+        self.place = base.place
+        self.keys: Set[str] = base.keys | over.keys
+        self._base, self._over = base, over
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return an array's shape."""
+        return self._of(key).shape(key)
+
+    def read(self, key: str) -> NDArray[Any]:
+        """Read one array."""
+        return self._of(key).read(key)
+
+    def _of(self, key: str) -> Source:
+        return self._over if key in self._over.keys else self._base

@@ -19,6 +19,7 @@ class Split:
         labels: Sentiment [N], on the data set's own scale.
         unimodal: By modality [N]: what people said who had only that modality; empty without such labels.
         raw_text: Transcripts; empty where the file has none.
+        text_bert: [N, 3, T] BERT's ids, mask and token types as MMSA's files have them; None where the file has none.
     """
 
     ids: tuple[str, ...]
@@ -27,6 +28,7 @@ class Split:
     labels: NDArray[np.float32]
     unimodal: dict[str, NDArray[np.float32]]
     raw_text: tuple[str, ...]
+    text_bert: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

