@@ -1,4 +1,5 @@
-"""Every metric against hand-computed numbers and an independent slow implementation (loops and scikit-learn)."""
+"""Every metric against hand-computed numbers and an independent slow implementation in plain loops; F1 also against
+scikit-learn's."""
 
 from __future__ import annotations
 
@@ -25,7 +26,16 @@ def half_even(value: float) -> int:
 
 
 def slow_f1(p: list[int], y: list[int]) -> float:
-    return float(f1_score(y, p, average="weighted", zero_division=0)) if y else 0.0
+    total = 0.0
+    for label in set(y):
+        hits = sum(a == b == label for a, b in zip(p, y, strict=True))
+        precision = hits / p.count(label) if label in p else 0.0
+        recall = hits / y.count(label)
+        f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+        total += y.count(label) / len(y) * f1
+    if y:
+        assert total == pytest.approx(f1_score(y, p, average="weighted", zero_division=0))
+    return total
 
 
 def share(pairs: list[tuple[Any, Any]]) -> float:
@@ -33,6 +43,8 @@ def share(pairs: list[tuple[Any, Any]]) -> float:
 
 
 def slow_corr(p: list[float], y: list[float]) -> float:
+    if max(p) == min(p) or max(y) == min(y):
+        return 0.0  # our rule: MMSA's is NaN
     if max(p) - min(p) < 1e-3 or max(y) - min(y) < 1e-3:
         return math.nan  # rounding decides
     mp, my = math.fsum(p) / len(p), math.fsum(y) / len(y)
@@ -45,7 +57,8 @@ def interval(value: float, edges: list[float]) -> int:
     return next(i for i in range(len(edges) - 1) if edges[i] < value <= edges[i + 1])
 
 
-def slow(p: list[float], y: list[float], convention: str) -> dict[str, float]:
+def slow(p: list[float], y: list[float], convention: str, dtype: type = np.float64) -> dict[str, float]:
+    """Return every metric; ``dtype`` is that of the data, in which edges are compared."""
     if convention == "sims":
         p, y = ([min(max(v, -1.0), 1.0) for v in values] for values in (p, y))
     out = {
@@ -54,6 +67,7 @@ def slow(p: list[float], y: list[float], convention: str) -> dict[str, float]:
     }
     if convention == "sims":
         cuts = {"acc2": [-1.01, 0, 1.01], "acc3": [-1.01, -0.1, 0.1, 1.01], "acc5": [-1.01, -0.7, -0.1, 0.1, 0.7, 1.01]}
+        cuts = {k: [float(dtype(edge)) for edge in edges] for k, edges in cuts.items()}
         classes = {k: ([interval(v, e) for v in p], [interval(v, e) for v in y]) for k, e in cuts.items()}
         out |= {k: share(list(zip(*pair, strict=True))) for k, pair in classes.items()}
         return out | {"f1": slow_f1(*classes["acc2"])}
@@ -142,17 +156,14 @@ def test_weights_of_f1_are_the_true_support() -> None:
     assert evaluate(p, y)["f1_has0"] == pytest.approx((2 / 3 + 3 * 4 / 5) / 4)
 
 
-values = st.one_of(
-    st.sampled_from([-3.0, -2.5, -1.5, -1.0, -0.7, -0.5, -0.1, 0.0, 0.1, 0.5, 0.7, 2.5]), st.floats(-4, 4)
-)
+EDGES = [sign * edge for edge in (0.0, 0.1, 0.5, 0.7, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5) for sign in (1, -1)]
+values = st.one_of(st.sampled_from(EDGES), st.floats(-4, 4))
 rows = st.lists(st.tuples(values, values), min_size=1, max_size=12)
 
 
-@given(rows)
-@pytest.mark.parametrize("convention", ["mosi", "sims"])
-def test_equals_the_slow_implementation(convention: Any, pairs: list[tuple[float, float]]) -> None:
-    p, y = [a for a, _ in pairs], [b for _, b in pairs]
-    got, want = evaluate(p, y, convention), slow(p, y, convention)
+def assert_equals_slow(predictions: list[float], labels: list[float], convention: Any, dtype: type) -> None:
+    p, y = np.array(predictions, dtype), np.array(labels, dtype)
+    got, want = evaluate(p, y, convention), slow(p.tolist(), y.tolist(), convention, dtype)
     assert list(got) == KEYS[convention]
     assert {k: v for k, v in got.items() if k != "corr"} == pytest.approx(
         {k: v for k, v in want.items() if k != "corr"}
@@ -160,6 +171,31 @@ def test_equals_the_slow_implementation(convention: Any, pairs: list[tuple[float
     assert -1 <= got["corr"] <= 1
     if not math.isnan(want["corr"]):
         assert got["corr"] == pytest.approx(want["corr"], abs=1e-6)
+
+
+@given(rows)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("convention", ["mosi", "sims"])
+def test_equals_the_slow_implementation(convention: Any, dtype: type, pairs: list[tuple[float, float]]) -> None:
+    assert_equals_slow([a for a, _ in pairs], [b for _, b in pairs], convention, dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("convention", ["mosi", "sims"])
+def test_edges_and_single_classes_equal_the_slow_implementation(convention: Any, dtype: type) -> None:
+    """Every edge and its neighbours against every other, and labels or predictions all of one class or value."""
+    step = (dtype(-9), dtype(9))
+    near = [float(v) for edge in EDGES for v in (dtype(edge), *(np.nextafter(dtype(edge), s) for s in step))]
+    for value in near:
+        assert_equals_slow([value] * len(near), near, convention, dtype)
+        assert_equals_slow(near, [value] * len(near), convention, dtype)
+        assert_equals_slow([value], [-value], convention, dtype)
+    for sign in (1, -1):
+        one_class = [sign * abs(v) + sign * 0.05 for v in near]
+        assert_equals_slow(near, one_class, convention, dtype)
+        assert_equals_slow(one_class, near, convention, dtype)
+    assert_equals_slow(near, near, convention, dtype)
+    assert_equals_slow(near, near[::-1], convention, dtype)
 
 
 @given(st.lists(rows.map(lambda r: [a for a, _ in r]), min_size=1, max_size=4), rows)
