@@ -59,7 +59,7 @@ class SplitTensors:
     def _read_tokens(self, cls: type[PretrainedEncoder], encoder: PlugIn) -> Features:
         key = repr(sorted((k, v) for k, v in encoder.params.items() if not isinstance(v, float)))
         if key not in self._tokens:
-            values, mask = cls.tokens(self.split, encoder.params)
+            values, mask = cls.tokens(self.split.raw_text, self.split.text_bert, encoder.params)
             self._tokens[key] = Features(values.to(self.device), mask.to(self.device))
         return self._tokens[key]
 

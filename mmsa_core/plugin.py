@@ -8,17 +8,16 @@ No BatchNorm, no data-dependent shapes, no ``.item()``: a plug-in must run under
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmsa_core.tensors import Features, Outputs, Pair
-
-if TYPE_CHECKING:
-    from mmsa_core.data.split import Split
 
 
 def hyper(value: float) -> nn.Buffer:
@@ -60,10 +59,11 @@ class PretrainedEncoder(Encoder, ABC):
 
     @staticmethod
     @abstractmethod
-    def tokens(split: Split, settings: Mapping[str, Any]) -> Features:
+    def tokens(raw_text: Sequence[str], text_bert: NDArray[np.int64] | None, settings: Mapping[str, Any]) -> Features:
         """Return a split's tokens: ids and token types as values [N, T, 2] (numbers below 2^24, exact in float32).
 
-        ``settings`` are the plug-in's hyper-parameters. A sample without text has no token.
+        The split has ``raw_text`` [N] (empty where it has none) or MMSA's ``text_bert`` [N, 3, T]; ``settings`` are the
+        plug-in's hyper-parameters. A sample without text has no token.
 
         Raises:
             UserError: the split has neither raw_text nor text_bert, or the model is not at hand.

@@ -131,12 +131,13 @@ def load_body(folder: Path) -> nn.Module:
         UserError: transformers cannot read it, or it is an encoder-decoder.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModel
 
     with _quietly():
         try:
             body: Any = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise _unreadable(folder, "model", error) from error
     if body.config.is_encoder_decoder:
         raise UserError(

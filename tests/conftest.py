@@ -15,7 +15,7 @@ from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).parents[1]
 # these have no tensors: what they are given wrongly is a user's error and gets a sentence, not a failed type check
-NO_TENSORS = {"atomic", "config", "data", "errors", "metrics", "registry"}
+NO_TENSORS = {"atomic", "cache", "config", "data", "errors", "metrics", "pretrained", "registry"}
 # before anything of mmsa_core is imported
 install_import_hook(
     [f"mmsa_core.{m.name}" for m in pkgutil.iter_modules([str(ROOT / "mmsa_core")]) if m.name not in NO_TENSORS],
@@ -28,6 +28,7 @@ settings.load_profile("untimed")
 
 from mmsa_core.data.synthetic import planted  # noqa: E402
 from mmsa_core.loader import SplitTensors  # noqa: E402
+from tests.text_models import save_tiny_bert  # noqa: E402
 
 REAL = Path(os.environ.get("MMSA_DATA", ROOT.parent / "shared" / "data"))
 
@@ -44,6 +45,12 @@ def splits() -> tuple[SplitTensors, SplitTensors]:
         lengths = {m: np.where(rng.random(len(split)) < 0.1, 0, n) for m, n in split.lengths.items()}
         both.append(SplitTensors(replace(split, unimodal=unimodal, lengths=lengths), torch.device("cpu")))
     return both[0], both[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a pre-trained text model, as transformers writes it."""
+    return save_tiny_bert(tmp_path_factory.mktemp("text-model") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,14 @@ from mmsa_core.loader import SplitTensors, take, widths
 from mmsa_core.model import Member
 from mmsa_core.noise import Dropout, mix, salt_layers
 from mmsa_core.population import MemberSpec, Population, adamw
-from tests.contracts.stacking import float_settings
+from tests.contracts.stacking import float_settings, stackable_encoders
 from tests.members import member, optimizer, several
 
 Splits = tuple[SplitTensors, SplitTensors]
 KINDS = ("encoders", "fusion", "alignment", "labels", "weighting")
-PLUGINS = [(kind, name) for kind in KINDS for name in registry.names(kind) if (kind, name) != ("encoders", "bert")]
+PLUGINS = [
+    (kind, name) for kind in KINDS for name in (stackable_encoders() if kind == "encoders" else registry.names(kind))
+]
 every = pytest.mark.parametrize(("kind", "name"), PLUGINS, ids=["-".join(p) for p in PLUGINS])
 
 

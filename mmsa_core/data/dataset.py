@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -91,7 +91,7 @@ class Dataset:
         """
         features, lengths = {}, {}
         for m in self.modalities:
-            features[m], lengths[m] = left_align(*self._sequences(name, m))
+            features[m], lengths[m] = left_align(*self._sequences(f"{name}/{m}"))
         keys = self._source.keys
         unimodal = {
             m: self._labels(f"{name}/{UNIMODAL[m]}") for m in self.modalities if f"{name}/{UNIMODAL[m]}" in keys
@@ -99,6 +99,38 @@ class Dataset:
         texts = self._strings(f"{name}/raw_text") if f"{name}/raw_text" in keys else ()
         labels, tokens = self._labels(f"{name}/{LABELS}"), self._tokens(f"{name}/{TEXT_BERT}")
         return Split(self.ids(name), features, lengths, labels, unimodal, texts, tokens)
+
+    def unlabeled(self, widths: Mapping[str, int]) -> Split:
+        """Load rows that stand in the file without split and label (``audio``, not ``train/audio``); labels are 0.
+
+        A modality that the file lacks is missing in every row, with the width that ``widths`` says.
+
+        Raises:
+            UserError: there is nothing to read, arrays do not fit together, or a feature is not finite.
+        """
+        source, place = self._source, self._source.place
+        keys = [k for k in ("id", "raw_text", TEXT_BERT, *self.modalities) if k in source.keys]
+        if not {*keys} - {"id"}:
+            raise UserError(f"{place}: holds nothing that the model reads; give raw_text, {', '.join(self.modalities)}")
+        rows = source.shape(keys[0])[0]
+        features, lengths = {}, {}
+        for key in keys:
+            shape = source.shape(key)
+            if shape[0] != rows:
+                raise UserError(f"{place}: {key} has {shape[0]} rows but {keys[0]} has {rows}; give one row per sample")
+        for m, width in widths.items():
+            if m not in source.keys:
+                features[m], lengths[m] = np.zeros((rows, 1, width), np.float32), np.zeros(rows, np.int64)
+                continue
+            if len(source.shape(m)) not in (2, 3) or source.shape(m)[-1] != width:
+                raise UserError(
+                    f"{place}: {m} has shape {list(source.shape(m))}; it must be [samples, time, {width}] or "
+                    f"[samples, {width}], as the model was trained"
+                )
+            features[m], lengths[m] = left_align(*self._sequences(m))
+        ids = self._strings("id") if "id" in source.keys else tuple(str(i) for i in range(rows))
+        texts = self._strings("raw_text") if "raw_text" in source.keys else ()
+        return Split(ids, features, lengths, np.zeros(rows, np.float32), {}, texts, self._tokens(TEXT_BERT))
 
     def check(self) -> None:
         """Load every split once and hand out nothing, so that a bad test split is known before hours are spent.
@@ -134,8 +166,7 @@ class Dataset:
                 digest.update("\0".join(map(str, array.tolist())).encode())
         return digest.hexdigest()
 
-    def _sequences(self, name: SplitName, modality: str) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-        key = f"{name}/{modality}"
+    def _sequences(self, key: str) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
         values = self._numbers(key)
         values = values[:, None, :] if values.ndim == 2 else values
         finite = np.isfinite(values)

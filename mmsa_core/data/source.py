@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Any, Literal, Protocol, TypeAlias
 
 from numpy.typing import NDArray
@@ -38,6 +38,23 @@ class Source(Protocol):
             UserError: it is damaged, or holds Python objects.
         """
         ...
+
+
+class ArraySource:
+    """Arrays in memory as a source."""
+
+    def __init__(self, place: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.place = place
+        self.keys: Set[str] = arrays.keys()
+        self._arrays = arrays
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return an array's shape."""
+        return self._arrays[key].shape
+
+    def read(self, key: str) -> NDArray[Any]:
+        """Return one array."""
+        return self._arrays[key]
 
 
 class Overlay:

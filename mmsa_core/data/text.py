@@ -6,8 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -39,25 +38,32 @@ class TextModel:
     """Which pre-trained model makes text features, from which layer's hidden states, pooled how.
 
     ``pooling`` is "cls" (the first token), "mean" (over all tokens) or "tokens" (the sequence itself, in float16).
-    ``layer`` counts from -1 (the last) backwards, or from 0 (the embeddings) on.
+    ``layer`` counts from -1 (the last) backwards, or from 0 (the embeddings) on. ``content`` is a hash of the model's
+    files, pooling and layer, wherever it lies; empty until the model is looked at.
     """
 
     name: str
     pooling: Pooling = "mean"
     layer: int = -1
+    content: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.pooling not in get_args(Pooling):
             raise UserError(f"text pooling: must be one of {', '.join(get_args(Pooling))}, got {self.pooling!r}")
 
-    @cached_property
-    def content(self) -> str:
-        """What of the model decides the features: its files, pooling and layer, but not where it lies.
+    def found(self) -> TextModel:
+        """Return the record with its content.
 
         Raises:
-            UserError: the model is not at hand.
+            UserError: the model is not at hand, or not the one that was recorded.
         """
-        return fingerprint([content_hash(find_text_model(self.name)), self.pooling, self.layer])
+        content = fingerprint([content_hash(find_text_model(self.name)), self.pooling, self.layer])
+        if self.content not in ("", content):
+            raise UserError(
+                f"text model {self.name!r}: is not the one that the features were made with (content {content}, then "
+                f"{self.content}); give that version"
+            )
+        return replace(self, content=content)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -69,14 +75,14 @@ def embed(texts: Sequence[str], model: TextModel) -> tuple[NDArray[np.float32], 
     Raises:
         UserError: the model is not at hand, or has no such layer.
     """
-    rows = _Frozen(model)(texts)
+    rows = _Frozen(model.found())(texts)
     return _stacked(rows, np.float32), np.array([len(r) for r in rows])
 
 
 def with_text_features(
     source: Source, model: TextModel, on_progress: OnProgress = lambda *_: None, cache: Path | None = None
 ) -> Source:
-    """Return ``source`` with text features of its ``raw_text`` in the place of its own.
+    """Return ``source`` with text features of its ``raw_text`` in the place of its own, if ``model`` did not make them.
 
     They are computed at most once for the same texts, model, layer and pooling: the result is kept in ``cache`` (our
     folder in the user's cache by default), and so are the finished parts of a computation that was interrupted.
@@ -84,7 +90,10 @@ def with_text_features(
     Raises:
         UserError: the file has no raw_text, or the model is not at hand.
     """
+    if read_text_model(source) == model:
+        return source
     texts = {split: _texts(source, split) for split in SPLITS}
+    model = model.found()
     digest = hashlib.blake2b(json.dumps([model.content, texts]).encode(), digest_size=12).hexdigest()
     folder = (user_cache() if cache is None else cache) / "text"
     file = folder / f"{digest}.npz"

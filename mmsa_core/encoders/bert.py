@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmsa_core.errors import UserError
@@ -17,11 +18,8 @@ from mmsa_core.plugin import PretrainedEncoder, hyper
 from mmsa_core.pretrained import find_text_model, load_body, load_tokenizer
 from mmsa_core.tensors import Features
 
-if TYPE_CHECKING:
-    from mmsa_core.data.split import Split
-
 CHUNK = 8
-"""Rows that pass the transformer together, of like lengths: padding a batch of 32 to its longest took 4 times as long."""
+"""Rows that pass the transformer together, of like lengths: padding 32 rows to the longest took 4 times as long."""
 
 
 class Bert(PretrainedEncoder):
@@ -66,16 +64,18 @@ class Bert(PretrainedEncoder):
         return features
 
     @staticmethod
-    def tokens(split: Split, settings: Mapping[str, Any]) -> Features:
+    def tokens(
+        raw_text: Sequence[str], text_bert: NDArray[np.int64] | None, settings: Mapping[str, Any]
+    ) -> Features:
         tokenizer = load_tokenizer(find_text_model(settings["model"]))
-        if split.raw_text:
+        if raw_text:
             longest = min(settings["max_length"], tokenizer.model_max_length)
-            made = tokenizer(list(split.raw_text), truncation=True, max_length=longest, padding=True)
-            mask = np.array(made["attention_mask"], bool) & np.array([[bool(t.strip())] for t in split.raw_text])
+            made = tokenizer(list(raw_text), truncation=True, max_length=longest, padding=True)
+            mask = np.array(made["attention_mask"], bool) & np.array([[bool(t.strip())] for t in raw_text])
             ids = np.array(made["input_ids"])
             types = np.array(made["token_type_ids"]) if "token_type_ids" in made else np.zeros_like(ids)
-        elif split.text_bert is not None:
-            ids, mask, types = split.text_bert[:, 0], split.text_bert[:, 1] > 0, split.text_bert[:, 2]
+        elif text_bert is not None:
+            ids, mask, types = text_bert[:, 0], text_bert[:, 1] > 0, text_bert[:, 2]
             _check_vocabulary(ids[mask[:, 0]], tokenizer, settings["model"])
         else:
             raise UserError("encoders.text: bert reads raw_text or text_bert, and the data has neither; add raw_text")
@@ -92,7 +92,7 @@ class Bert(PretrainedEncoder):
         return out
 
     def _encode(
-        self, tokens: Float[Tensor, "batch time two"], mask: Bool[Tensor, "batch time"]
+        self, tokens: Int[Tensor, "batch time two"], mask: Bool[Tensor, "batch time"]
     ) -> Float[Tensor, "batch dim"]:
         """Return the sentences' vectors of rows of about equal length."""
         longest = max(1, int(mask.sum(1).max()))
@@ -122,7 +122,7 @@ def _freeze(body: nn.Module, count: int) -> None:
             layer.requires_grad_(True)
 
 
-def _check_vocabulary(ids: np.ndarray[Any, Any], tokenizer: Any, model: str) -> None:
+def _check_vocabulary(ids: NDArray[np.int64], tokenizer: Any, model: str) -> None:
     """Refuse ids of another tokenizer: they would be other words."""
     if ids.size and ((ids[:, 0] != tokenizer.cls_token_id).any() or ids.max() >= len(tokenizer)):
         raise UserError(

@@ -11,6 +11,14 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from mmsa_core import registry
 from mmsa_core.noise import Dropout, salt_layers
+from mmsa_core.plugin import PretrainedEncoder
+
+
+def stackable_encoders() -> tuple[str, ...]:
+    """Return the encoders whose members can be stacked: all but those of pre-trained models."""
+    return tuple(
+        n for n in registry.names("encoders") if not issubclass(registry.load("encoders", n), PretrainedEncoder)
+    )
 
 
 def float_settings(kind: str, name: str, variant: int) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""What every encoder must do, for every file found in the folder."""
+"""What every encoder of features must do, for every file found in the folder; those of pre-trained models have their
+own contract."""
 
 from __future__ import annotations
 
@@ -17,9 +18,10 @@ from tests.contracts.stacking import (
     float_settings,
     gradients,
     members,
+    stackable_encoders,
 )
 
-NAMES = registry.names("encoders")
+NAMES = stackable_encoders()
 ROWS, TIME, WIDTH, DIM = 7, 6, 5, 12
 every = pytest.mark.parametrize("name", NAMES)
 
