@@ -42,6 +42,8 @@ Overrides = Annotated[
     typer.Argument(help="Changes to the study, e.g. budget.trials=50 or seeds.confirm=40.", metavar="KEY=VALUE"),
 ]
 DataFile = Annotated[Path, typer.Argument(help="A data file (.npz or MMSA .pkl).", metavar="DATA")]
+CONFIG_HELP = "A shipped configuration (dma, self_mm, self_mm_mosi, self_mm_mosei, self_mm_sims) or a file"
+Config = Annotated[str, typer.Argument(help=f"{CONFIG_HELP}, e.g. a trial's config.yaml.", metavar="CONFIG")]
 Run = Annotated[Path, typer.Argument(help="The run folder, e.g. runs/mosi-modules.", metavar="RUN")]
 Model = Annotated[Path, typer.Argument(help="A model folder, e.g. runs/mosi-modules/best.", metavar="MODEL")]
 
@@ -167,8 +169,12 @@ def export(run: Run, as_json: Json = False) -> None:
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="A configuration, e.g. a trial's config.yaml.", metavar="CONFIG.yaml")],
+    config: Config,
     data: Annotated[str, typer.Option("--data", help="The data file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Changes to it, e.g. optimizer.lr=0.0005 or encoders.text=pool.", metavar="KEY=VALUE"),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Train with seeds 0 to N-1, together.")] = 1,
     metric: Annotated[str, typer.Option(help="What selects the best epoch on the valid split.")] = "mae",
     convention: Annotated[str, typer.Option(help="mosi or sims.")] = "mosi",
@@ -180,7 +186,7 @@ def train(
     from mmsa_core.train import Objective
     from search import show
 
-    show.train(config, data, seeds, Objective.checked(metric, convention), nonfinite, out, as_json)
+    show.train(config, overrides or [], data, seeds, Objective.checked(metric, convention), nonfinite, out, as_json)
 
 
 @app.command()
@@ -228,7 +234,7 @@ def verify(
 def bench(
     data: Annotated[str, typer.Option("--data", help="The data file.")],
     members: Annotated[str, typer.Option(help="Population sizes.")] = "1,2,4,8,16,32,64",
-    config: Annotated[Path | None, typer.Option(help="A configuration; the quick space's baseline by default.")] = None,
+    config: Annotated[str | None, typer.Option(help=f"{CONFIG_HELP}; the quick space's baseline by default.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure how much faster members train together than one by one, and recommend a population size."""

@@ -14,15 +14,18 @@ import optuna
 from optuna.trial import TrialState
 
 from mmsa_core.atomic import write_text
-from mmsa_core.config import MemberConfig
+from mmsa_core.config import NONE, MemberConfig
 from mmsa_core.data.split import Split
 from mmsa_core.metrics import DIRECTIONS
 from mmsa_core.model import complete
+from search.configs import modules
 from search.confirm import Candidate, effect_seeds, has_members, load, metric_rows
 from search.nodes import Arms
+from search.overrides import assign, plain
 from search.space import Space
 from search.statistics import Estimate, paired, smallest_visible
 from search.study import StudyConfig
+from search.trials import is_outside
 
 MINIMUM_TRIALS = 4
 """Complete trials below which an importance says nothing."""
@@ -38,12 +41,18 @@ class Switch:
     candidate: Candidate
 
 
-def switches(space: Space, params: Mapping[str, Any], extra: Mapping[str, Any]) -> list[Switch]:
+def switches(
+    space: Space, params: Mapping[str, Any], extra: Mapping[str, Any], baseline: Mapping[str, str] | None = None
+) -> list[Switch]:
     """Return the winner's modules with what each is compared to: ``none`` where it is an arm, else the baseline's arm.
+
+    ``baseline`` holds the modules of a baseline that the study names; an arm that the space lacks, and every arm
+    without it, is the space's default. An arm comes with its settings at the space's defaults.
 
     A module that already is that arm is compared to nothing, and neither is one without effect beside the others (a
     way to weigh tasks where there is one task). ``extra`` is added to every configuration.
     """
+    named = baseline or {}
     own = _effective({**space.config(params), **extra})
     leaves = space.leaves()
     defaults = {path: leaf.default for path, leaf in leaves.items()}
@@ -52,12 +61,24 @@ def switches(space: Space, params: Mapping[str, Any], extra: Mapping[str, Any]) 
         leaf = leaves[path]
         if not isinstance(leaf, Arms):
             continue
-        against = "none" if "none" in leaf.arms else str(leaf.default)
+        known = named[path] if named.get(path) in leaf.arms else leaf.default
+        against = NONE if NONE in leaf.arms else str(known)
         if against != chosen:
             config = {**space.config({**defaults, **params, path: against}), **extra}
             if _effective(config) == own:
                 continue
             found.append(Switch(path, str(chosen), against, Candidate(f"{path}: {against}", config)))
+    return found
+
+
+def removals(config: Mapping[str, Any]) -> list[Switch]:
+    """Return what can be taken out of a configuration from outside the space: alignments and unimodal labels."""
+    found = []
+    for place, chosen in modules(config).items():
+        if chosen != NONE and place.startswith(("alignment.", "labels")):
+            without = plain(config)
+            assign(without, place, NONE, {})
+            found.append(Switch(place, chosen, NONE, Candidate(f"{place}: {NONE}", without)))
     return found
 
 
@@ -101,7 +122,9 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
     Conditional parameters have no fANOVA value; a method that cannot work on these trials is left out.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(complete) < MINIMUM_TRIALS:
+    points = optuna.create_study(direction=study.direction)  # without a baseline from outside the space
+    points.add_trials([t for t in complete if not is_outside(t)])
+    if len(points.get_trials(deepcopy=False)) < MINIMUM_TRIALS:
         return {}
     methods = {
         "ped_anova": optuna.importance.PedAnovaImportanceEvaluator(),
@@ -112,7 +135,7 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental features, and parameters with a single value
             try:
-                found[name] = dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+                found[name] = dict(optuna.importance.get_param_importances(points, evaluator=evaluator))
             except (ValueError, RuntimeError):
                 continue
     return found

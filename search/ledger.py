@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mmsa_core.config import fingerprint
+from mmsa_core.config import MemberConfig, fingerprint
+from mmsa_core.errors import UserError
+from mmsa_core.model import complete
 from mmsa_core.noise import mix
 from search.populations import Outcome, Reply, Result, Slot, Task, Wait, split_task
 from search.processes import is_running, this_process
@@ -26,7 +28,20 @@ from search.run_folder import RunFolder
 from search.sampling import GenerationView, make_pruner, make_sampler
 from search.space import Space
 from search.study import StudyConfig
-from search.trials import BASELINE, ORIGIN, POPULATION, REASON, RESULT, SECONDS, finished, open_study, summary
+from search.trials import (
+    BASELINE,
+    CONFIG,
+    ORIGIN,
+    POPULATION,
+    REASON,
+    RESULT,
+    SECONDS,
+    configuration,
+    finished,
+    is_outside,
+    open_study,
+    summary,
+)
 
 GENERATION = 4
 """Populations asked for together in deterministic mode; more workers than this would idle there."""
@@ -65,7 +80,7 @@ class Ledger:
         self._started = time.monotonic()
         self._seconds_before = float(self.study.user_attrs.get(SECONDS, 0.0))
         if not self.study.get_trials(deepcopy=False):
-            self.study.enqueue_trial(space.baseline()[1], user_attrs={ORIGIN: BASELINE})
+            self._enqueue_baseline()
         self._adopt()
 
     # ---- the source of tasks -------------------------------------------------------------------------------------
@@ -178,8 +193,19 @@ class Ledger:
 
     # ---- asking --------------------------------------------------------------------------------------------------
 
+    def _enqueue_baseline(self) -> None:
+        """Make trial 0 wait: a configuration that the study names is kept with it, for it may be outside the space."""
+        named = self.config.named_baseline()
+        if named is None:
+            self.study.enqueue_trial(self.space.baseline()[1], user_attrs={ORIGIN: BASELINE})
+        else:
+            self.study.enqueue_trial({}, user_attrs={ORIGIN: BASELINE, CONFIG: named.to_dict()})
+
     def _ask(self, generation: int) -> None:
-        """Ask for one population's trials and queue it: the first trial's structure is held for the others."""
+        """Ask for one population's trials and queue it: the first trial's structure is held for the others.
+
+        A configuration from outside the space has a population of its own, as nothing in the space has its structure.
+        """
         left = self._trials_left()
         if left <= 0:
             return
@@ -189,7 +215,8 @@ class Ledger:
         asked = [(first, config)]
         structure = self.space.structural(first.params)
         strays: list[tuple[Trial, dict[str, Any]]] = []
-        for k in range(1, min(self.trials_per_task, left)):
+        others = 0 if is_outside(self._trial(first.number)) else min(self.trials_per_task, left) - 1
+        for k in range(1, others + 1):
             trial, config = self._ask_trial(mix(seed, k), structure)
             same = self.space.structural(trial.params) == structure
             (asked if same else strays).append((trial, config))
@@ -199,7 +226,13 @@ class Ledger:
     def _ask_trial(self, seed: int, fixed: Mapping[str, Any]) -> tuple[Trial, dict[str, Any]]:
         self.study.sampler = make_sampler(self.config, seed, fixed)
         trial = self.study.ask()
-        return trial, self.space.sample(trial)
+        return trial, self._drawn(trial)
+
+    def _drawn(self, trial: Trial) -> dict[str, Any]:
+        """Return the configuration of a trial that was asked for, whose parameters may still have to be drawn."""
+        if not is_outside(self._trial(trial.number)):
+            self.space.sample(trial)
+        return configuration(self._trial(trial.number), self.space, self.config.rungs.epochs[-1])
 
     def _enqueue(self, asked: Sequence[tuple[Trial, dict[str, Any]]], generation: int) -> None:
         """Give the trials their seeds and their population, and queue it."""
@@ -207,7 +240,7 @@ class Ledger:
         seen = self._fingerprints()
         slots = []
         for trial, config in asked:
-            mark = fingerprint(config)
+            mark = _mark(config)
             replicate, seen[mark] = seen[mark], seen[mark] + 1
             seeds = search_seeds(self.config, replicate)
             record = {
@@ -218,7 +251,7 @@ class Ledger:
                 "owner": this_process(),
             }
             trial.set_user_attr(POPULATION, record)
-            slots += [self._slot(trial.number, seed, config) for seed in seeds]
+            slots += [Slot(trial.number, seed, config) for seed in seeds]
         self._queue.append(_Running(self._task(name, slots), generation))
 
     def _task(self, name: str, slots: Sequence[Slot]) -> Task:
@@ -226,9 +259,6 @@ class Ledger:
         objective = self.config.objective
         path = str(self.folder.checkpoint(name))
         return Task(name, tuple(slots), rungs[:-1], objective.metric, objective.decided, path)
-
-    def _slot(self, number: int, seed: int, config: Mapping[str, Any]) -> Slot:
-        return Slot(number, seed, {**config, "epochs": self.config.rungs.epochs[-1]})
 
     def _new_name(self) -> str:
         taken = {t.user_attrs[POPULATION]["name"] for t in self._all() if POPULATION in t.user_attrs}
@@ -270,7 +300,7 @@ class Ledger:
         for t in unlabelled:
             self.study.sampler = make_sampler(self.config, mix("sampler", self.config.seeds.base, t.number), {})
             trial = Trial(self.study, t._trial_id)
-            self._enqueue([(trial, self.space.sample(trial))], generation)
+            self._enqueue([(trial, self._drawn(trial))], generation)
 
     def _readopt(self, name: str, trials: Sequence[FrozenTrial]) -> None:
         slots = []
@@ -278,7 +308,8 @@ class Ledger:
             record = {**t.user_attrs[POPULATION], "owner": this_process()}
             if t.state == TrialState.RUNNING:
                 Trial(self.study, t._trial_id).set_user_attr(POPULATION, record)
-            slots += [self._slot(t.number, seed, self.space.config(t.params)) for seed in record["seeds"]]
+            config = configuration(t, self.space, self.config.rungs.epochs[-1])
+            slots += [Slot(t.number, seed, config) for seed in record["seeds"]]
         self._queue.append(_Running(self._task(name, slots), trials[0].user_attrs[POPULATION]["generation"]))
 
     # ---- telling -------------------------------------------------------------------------------------------------
@@ -338,6 +369,14 @@ def search_seeds(config: StudyConfig, replicate: int) -> list[int]:
     """Return the seeds of a configuration's ``replicate``-th trial: common to all, never used to confirm."""
     count = config.seeds.search
     return [mix("search", config.seeds.base, i) for i in range(replicate * count, (replicate + 1) * count)]
+
+
+def _mark(config: Mapping[str, Any]) -> str:
+    """Return what equal configurations share, however they are written; one that is refused fails when it is built."""
+    try:
+        return complete(MemberConfig.from_dict(config)).fingerprint()
+    except UserError:
+        return fingerprint(dict(config))
 
 
 def _by_trial(task: Task, values: Mapping[int, float]) -> dict[int, float]:

@@ -1,12 +1,13 @@
-"""``key=value`` on a nested mapping, a search space included, and the other changes to a tree."""
+"""``key=value`` on a nested mapping (a study, space or configuration), and the other changes to a tree."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mmsa_core.config import MODALITIES
 from mmsa_core.errors import UserError, nearest
-from search.yaml_io import number_in_text, parse_yaml
+from search.yaml_io import number_in_text, parse_yaml, shown
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -23,17 +24,28 @@ def parse_override(text: str) -> tuple[str, Any]:
     return key, data if number is None else number
 
 
-def apply_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Return a copy of ``tree`` (a space or a configuration) with every ``key=value`` set.
+def assign(tree: dict[Any, Any], key: str, value: Any, short: Mapping[str, str]) -> None:
+    """Set a dotted key, making the mappings on its way; whether the key is known is checked with everything else.
+
+    ``short`` names what a bare word stands for at a place: with ``{"fusion": "name"}`` a key below ``fusion: concat``
+    goes into ``fusion: {name: concat}``.
 
     Raises:
-        UserError: an override is malformed or its key is unknown (the nearest spelling is named).
+        UserError: the path goes through a value that has no keys.
     """
-    result: dict[str, Any] = plain(tree)
-    for text in overrides:
-        key, value = parse_override(text)
-        result = replaced(result, key.split("."), value, f"override {text!r}")
-    return result
+    parents = key.split(".")[:-1]
+    for k, parent in enumerate(parents):
+        place = ".".join(parents[: k + 1])
+        if isinstance(tree.get(parent), str) and place in short:
+            tree[parent] = {short[place]: tree[parent]}
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
+        if not isinstance(tree, dict):
+            raise UserError(
+                f"override {key}: {parent} has no keys below it, got {shown(tree)}; end the key at {parent!r}"
+            )
+    tree[key.split(".")[-1]] = value
 
 
 def plain(tree: Any) -> Any:
@@ -76,8 +88,22 @@ def _narrowed(node: Any, value: Any, place: str) -> Any:
     return {"choice": {value: arms[value]}}
 
 
-def without(node: Any, absent: set[str]) -> Any:
+def restricted(tree: Mapping[str, Any], modalities: Iterable[str]) -> dict[str, Any]:
+    """Return a copy of ``tree`` without the encoders, pairs, task weights and rates that name an absent modality.
+
+    Raises:
+        UserError: there is no such modality.
+    """
+    present = set(modalities)
+    for name in sorted(present - set(MODALITIES)):
+        raise UserError(f"modalities: there is no {name!r}{nearest(name, MODALITIES)}")
+    absent = set(MODALITIES) - present
+    parts = ("encoders", "alignment", "weighting", "optimizer")
+    return {key: _without(value, absent) if key in parts else plain(value) for key, value in tree.items()}
+
+
+def _without(node: Any, absent: set[str]) -> Any:
     """Return a copy of ``node`` without the keys that name an absent modality, pairs (``text-audio``) included."""
     if not isinstance(node, Mapping):
         return plain(node)
-    return {k: without(v, absent) for k, v in node.items() if not absent & set(str(k).split("-"))}
+    return {k: _without(v, absent) for k, v in node.items() if not absent & set(str(k).split("-"))}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,13 +23,14 @@ from mmsa_core.loader import SplitTensors
 from mmsa_core.model import complete
 from search import confirm, explain, export
 from search.bench import population_size
+from search.configs import modules
 from search.ledger import Ledger
 from search.report.build import write_report
 from search.run_folder import RunFolder
 from search.runner import Engine, Placement
 from search.space import Space
 from search.study import StudyConfig
-from search.trials import baseline_trial, best_trial, leaders, open_study, summary
+from search.trials import baseline_trial, best_trial, configuration, is_outside, leaders, open_study, summary
 
 OnStatus = Callable[[Mapping[str, Any]], None]
 
@@ -60,7 +62,7 @@ class Opened:
 
     def sampled(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         """Return the configuration that a trial stands for."""
-        return {**self.space.config(trial.params), **self.extra}
+        return configuration(trial, self.space, self.config.rungs.epochs[-1])
 
     def size(self, trials: int | None = None) -> int:
         """Return the members of a population, measured on this machine where the study says ``auto``.
@@ -133,7 +135,8 @@ def check_deterministic(config: StudyConfig) -> None:
 
 
 def check_space(opened: Opened) -> None:
-    """Build every arm of the space once, so that a plug-in or parameter that does not exist is found before training.
+    """Build every arm of the space and the baseline once, so that a plug-in or parameter that does not exist is found
+    before training.
 
     Raises:
         UserError: the first configuration that cannot be built.
@@ -141,6 +144,10 @@ def check_space(opened: Opened) -> None:
     tensors = SplitTensors(opened.train, torch.device("cpu"))
     for config in opened.space.arms():
         export.build_check(complete(MemberConfig.from_dict({**config, **opened.extra}, opened.space.source)), tensors)
+    named = opened.config.named_baseline()
+    if named is not None:
+        with _said_of("baseline"):
+            export.build_check(named, tensors)
 
 
 def run(opened: Opened, deterministic: bool, on_status: OnStatus) -> dict[str, Any]:
@@ -221,13 +228,21 @@ def explain_stage(opened: Opened, engine: Engine, size: int, record: Mapping[str
     folder = opened.folder.path / "confirm"
     study = open_study(opened.config, opened.folder)
     best = study.get_trials(deepcopy=False)[record["winner"]]
-    switches = explain.switches(opened.space, best.params, opened.extra)
+    switches = _switches(opened, best)
     seeds = confirm.effect_seeds(opened.config)
     train_candidates(opened, engine, size, [s.candidate for s in switches], seeds, "explain")
     table = explain.effects(opened.config, _candidate(opened, best), switches, folder, opened.valid)
     explanation = {"importance": explain.importances(study), "effects": table}
     explain.write_explanation(folder, explanation)
     return explanation
+
+
+def _switches(opened: Opened, winner: optuna.trial.FrozenTrial) -> list[explain.Switch]:
+    if is_outside(winner):
+        return explain.removals(opened.sampled(winner))
+    named = opened.config.named_baseline()
+    baseline = None if named is None else modules(named.to_dict())
+    return explain.switches(opened.space, winner.params, opened.extra, baseline)
 
 
 def train_candidates(
@@ -257,11 +272,24 @@ def _open(config: StudyConfig, folder: RunFolder) -> Opened:
         guess = describe(data)["convention"]
         update["objective"] = config.objective.model_copy(update={"convention": guess})
     config = config.model_copy(update=update)
+    named = config.named_baseline()
+    if named is not None:
+        with _said_of("baseline"):
+            config = config.model_copy(update={"baseline": complete(named).to_dict()})
     return Opened(config, config.search_space(), folder, data, scaler, scaler.apply(train), scaler.apply(valid))
 
 
 def _candidate(opened: Opened, trial: optuna.trial.FrozenTrial) -> confirm.Candidate:
     return confirm.Candidate(f"trial {trial.number}", opened.sampled(trial))
+
+
+@contextmanager
+def _said_of(part: str) -> Iterator[None]:
+    """Say of a user's mistake in which part of the study it is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{part}: {error}") from None
 
 
 def _stop_if_interrupted(engine: Engine) -> None:

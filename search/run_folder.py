@@ -23,7 +23,7 @@ from search.populations import Outcome, Slot
 from search.processes import end, this_process
 from search.storage import without_password
 from search.study import StudyConfig
-from search.yaml_io import write_yaml
+from search.yaml_io import shown, write_yaml
 
 PACKAGES = ("torch", "optuna", "ray", "numpy", "pandas", "transformers", "mmsa-search")
 STORAGE_VARIABLE = "MMSA_STORAGE"
@@ -57,8 +57,8 @@ class RunFolder:
             else:
                 write_text(self.path / "study.yaml", without_password(source.read_text(encoding="utf-8")))
                 write_text(self.path / "lock.json", json.dumps({**environment(), **facts}, indent=2) + "\n")
-            shown = config.model_copy(update={"storage": without_password(config.storage)})
-            write_yaml(self.path / "resolved.yaml", shown.resolved())
+            public = config.model_copy(update={"storage": without_password(config.storage)})
+            write_yaml(self.path / "resolved.yaml", public.resolved())
         except UserError:
             self.release()
             raise
@@ -223,4 +223,4 @@ def _short(before: Any, now: Any, path: str = "") -> str:
         for key in [*before, *(k for k in now if k not in before)]:
             if before.get(key) != now.get(key):
                 return _short(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
-    return f"{path + ': ' if path else ''}{before!r} before, {now!r} now"
+    return f"{path + ': ' if path else ''}{shown(before)} before, {shown(now)} now"

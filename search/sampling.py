@@ -1,18 +1,19 @@
-"""Optuna samplers and pruners by the names that a study file uses, and the rung pruner."""
+"""Optuna samplers and pruners by the names that a study file uses, the rung pruner, and what each may see."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, cast
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.study import StudyConfig
-from search.trials import BASELINE, ORIGIN, POPULATION
+from search.trials import BASELINE, ORIGIN, POPULATION, is_outside
 
 
 class RungPruner(optuna.pruners.BasePruner):
@@ -80,7 +81,66 @@ def make_sampler(config: StudyConfig, seed: int, fixed: Mapping[str, Any]) -> op
             sampler = optuna.samplers.NSGAIISampler(seed=seed)
         else:
             sampler = optuna.samplers.RandomSampler(seed=seed)
+        if config.baseline is not None:
+            sampler = PointsSampler(sampler)
         return optuna.samplers.PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
+
+
+class PointsSampler(optuna.samplers.BaseSampler):
+    """Asks another sampler, which sees the trials that are points of the space and no others.
+
+    Optuna's relative samplers (GP, CMA-ES, NSGA-II) model the parameters that every complete trial has. A baseline from
+    outside the space has none, so that they would fall back to random draws for the whole study.
+    """
+
+    def __init__(self, sampler: optuna.samplers.BaseSampler) -> None:
+        self._sampler = sampler
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(_points(study), trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._sampler.sample_relative(_points(study), trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._sampler.sample_independent(_points(study), trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._sampler.before_trial(_points(study), trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self._sampler.after_trial(_points(study), trial, state, values)
+
+    def reseed_rng(self) -> None:
+        self._sampler.reseed_rng()
+
+
+class _Points:
+    """A study without the trials from outside the space: what a sampler reads of it, and where it keeps its notes."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        return self._get_trials(deepcopy, states)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [t for t in self._study._get_trials(deepcopy, states, use_cache) if not is_outside(t)]
+
+
+def _points(study: optuna.Study) -> optuna.Study:
+    return cast(optuna.Study, _Points(study))
 
 
 def _population(trial: FrozenTrial) -> str | None:

@@ -76,14 +76,23 @@ def modules(as_json: bool) -> None:
     Console().print(table)
 
 
-def train(config: Path, data: str, seeds: int, objective: Objective, nonfinite: str, out: Path, as_json: bool) -> None:
+def train(
+    name: str,
+    overrides: Sequence[str],
+    data: str,
+    seeds: int,
+    objective: Objective,
+    nonfinite: str,
+    out: Path,
+    as_json: bool,
+) -> None:
     """Train a configuration and print its metrics on the valid split."""
-    from mmsa_core.config import MemberConfig
     from search import export
-    from search.yaml_io import read_yaml
+    from search.configs import read_config
+    from search.overrides import parse_override
 
     _one_thread()
-    member = MemberConfig.from_dict(read_yaml(config), str(config))
+    member = read_config(name, map(parse_override, overrides))
     metrics = export.train_model(member, data, range(seeds), objective, nonfinite, out)
     _metrics({"valid": metrics["valid"]}, as_json, {"model": str(out)})
 
@@ -143,7 +152,7 @@ def verify(model: Path, data: str | None, seeds: int | None, as_json: bool) -> N
         print(f"reproduced: {text}")  # noqa: T201
 
 
-def bench(data: str, members: str, config: Path | None, as_json: bool) -> None:
+def bench(data: str, members: str, name: str | None, as_json: bool) -> None:
     """Print the throughput of populations."""
     import torch
 
@@ -153,8 +162,8 @@ def bench(data: str, members: str, config: Path | None, as_json: bool) -> None:
     from mmsa_core.loader import SplitTensors
     from mmsa_core.model import complete
     from search import bench as benchmark
+    from search.configs import read_config
     from search.space import Space
-    from search.yaml_io import read_yaml
 
     _one_thread()
     try:
@@ -164,17 +173,20 @@ def bench(data: str, members: str, config: Path | None, as_json: bool) -> None:
     if not sizes or min(sizes) < 1:
         raise UserError(f"--members: must be whole numbers of at least 1 with commas, e.g. 1,4,16, got {members!r}")
     dataset = open_dataset(data)
-    tree = read_yaml(config) if config is not None else Space.load("quick").restrict(dataset.modalities).baseline()[0]
-    member = complete(MemberConfig.from_dict(tree, str(config or "spaces/quick.yaml")))
+    if name is None:
+        quick = Space.load("quick").restrict(dataset.modalities)
+        member = complete(MemberConfig.from_dict(quick.baseline()[0], quick.source))
+    else:
+        member = complete(read_config(name))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     scaler = Scaler.fit(dataset.split("train"))
     train, valid = (SplitTensors(scaler.apply(dataset.split(name)), device) for name in ("train", "valid"))
     rows = benchmark.measure(member, train, valid, sizes)
-    name = benchmark.device_name(device)
+    on = benchmark.device_name(device)
     if as_json:
-        _json(benchmark.to_json(rows, name))
+        _json(benchmark.to_json(rows, on))
     else:
-        print(benchmark.table(rows, name))  # noqa: T201
+        print(benchmark.table(rows, on))  # noqa: T201
 
 
 def dashboard(run: Path, port: int) -> None:
@@ -224,7 +236,8 @@ def plant(target: Path, seed: int, problem: str) -> None:
 
 def result(opened: Opened, record: Mapping[str, Any], as_json: bool) -> None:
     """Print what a study found: the best configuration, its confirmed metric with interval, and where things are."""
-    from search.trials import open_study
+    from search.configs import modules
+    from search.trials import is_outside, open_study
 
     metric, folder = record["metric"], opened.folder.path
     winner = next(c for c in record["candidates"] if c["trial"] == record["winner"])
@@ -236,7 +249,8 @@ def result(opened: Opened, record: Mapping[str, Any], as_json: bool) -> None:
     console = Console()
     if record.get("message"):
         console.print(f"[yellow]{record['message']}")
-    params = open_study(opened.config, opened.folder).get_trials(deepcopy=False)[record["winner"]].params
+    trial = open_study(opened.config, opened.folder).get_trials(deepcopy=False)[record["winner"]]
+    params = modules(opened.sampled(trial)) if is_outside(trial) else trial.params
     console.print(
         f"\n[bold]Best configuration[/] (trial {record['winner']}" + (", the baseline)" if winner is base else ")")
     )

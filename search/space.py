@@ -6,7 +6,6 @@ parameters need no conditions.
 
 from __future__ import annotations
 
-import importlib.resources
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,9 +33,8 @@ from search.nodes import (
     structures,
     walk,
 )
-from search.overrides import apply_overrides as apply_overrides
-from search.overrides import plain, replaced, without
-from search.yaml_io import read_yaml
+from search.overrides import plain, replaced, restricted
+from search.shipped import read_named
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -88,15 +86,7 @@ class Space:
         Raises:
             UserError: there is no such space, or it is refused.
         """
-        name = str(name_or_path)
-        if not name.endswith((".yaml", ".yml")) and "/" not in name:
-            if name not in shipped():
-                raise UserError(
-                    f"space: there is no shipped space {name!r}{nearest(name, shipped())}; or give a .yaml path"
-                )
-            with importlib.resources.as_file(importlib.resources.files("spaces") / f"{name}.yaml") as path:
-                return Space.parse(read_yaml(path), f"spaces/{name}.yaml")
-        return Space.parse(read_yaml(name), name)
+        return Space.parse(*read_named("space", name_or_path))
 
     def sample(self, trial: Trial) -> dict[str, Any]:
         """Ask ``trial`` for every parameter that applies (define-by-run) and return the configuration."""
@@ -201,15 +191,7 @@ class Space:
         Raises:
             UserError: there is no such modality.
         """
-        present = set(modalities)
-        for name in sorted(present - set(core.MODALITIES)):
-            raise UserError(f"modalities: there is no {name!r}{nearest(name, core.MODALITIES)}")
-        absent = set(core.MODALITIES) - present
-        tree = dict(self.tree)
-        for section in ("encoders", "alignment", "weighting", "optimizer"):
-            if section in tree:
-                tree[section] = without(tree[section], absent)
-        return Space.parse(tree, self.source)
+        return Space.parse(restricted(self.tree, modalities), self.source)
 
     def fingerprint(self) -> str:
         """Return 12 hex digits of what is searched: independent of key order, but not of the order of arms."""
@@ -221,9 +203,3 @@ class Space:
             if name not in leaves:
                 raise UserError(f"{self.source}: there is no parameter {name!r}{nearest(name, leaves)}")
         return leaves
-
-
-def shipped() -> tuple[str, ...]:
-    """Return the names of the shipped spaces."""
-    files = importlib.resources.files("spaces").iterdir()
-    return tuple(sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml")))

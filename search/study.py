@@ -1,22 +1,34 @@
-"""The study file, checked: data, objective, budget, seeds, rungs, space, storage, resources."""
+"""The study file, checked: data, objective, budget, seeds, rungs, space, baseline, storage, resources."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from mmsa_core.config import MODALITIES
+from mmsa_core.config import MODALITIES, MemberConfig
 from mmsa_core.errors import UserError, nearest
 from mmsa_core.metrics import DIRECTIONS, METRICS, Convention
-from search.overrides import parse_override, plain
+from search import configs
+from search.overrides import assign, parse_override, plain
 from search.refusals import sentence
 from search.space import Space
-from search.yaml_io import read_yaml, shown
+from search.yaml_io import read_yaml
 
+T = TypeVar("T")
 SCHEMES = ("sqlite", "postgresql", "mysql", "mariadb", "grpc")
 
 
@@ -137,7 +149,7 @@ class ResourcesConfig(_Part):
 
 
 class StudyConfig(_Part):
-    """A study: what is locked beside its results."""
+    """A study: what is locked beside its results. ``baseline`` is trial 0 in place of the space's defaults."""
 
     study: str
     data: DataConfig = DataConfig()
@@ -147,6 +159,7 @@ class StudyConfig(_Part):
     rungs: RungsConfig = RungsConfig()
     population: AutoCount = "auto"
     space: str | dict[str, Any]
+    baseline: str | dict[str, Any] | None = None
     sampler: Literal["tpe", "random", "gp", "cmaes", "nsga2"] = "tpe"
     pruner: Literal["rungs", "median", "hyperband", "successive_halving", "none"] = "rungs"
     storage: str = "journal"
@@ -165,10 +178,11 @@ class StudyConfig(_Part):
     def _short(cls, value: object) -> object:
         return {"metric": value} if isinstance(value, str) else value
 
-    @field_validator("space", mode="before")
+    @field_validator("space", "baseline", mode="before")
     @classmethod
-    def _space(cls, value: object) -> object:
-        if not isinstance(value, str | Mapping):
+    def _named(cls, value: object, info: ValidationInfo) -> object:
+        absent = value is None and info.field_name == "baseline"
+        if not absent and not isinstance(value, str | Mapping):
             raise ValueError("must be a shipped name, a path, or a mapping")
         return value
 
@@ -182,24 +196,27 @@ class StudyConfig(_Part):
 
     @staticmethod
     def load(path: str | Path, overrides: Iterable[str] = (), data: str | None = None) -> StudyConfig:
-        """Read a study file with ``key=value`` overrides, of which ``space.<path>=value`` reaches into the space.
+        """Read a study file with ``key=value`` overrides; ``space.<path>=value`` reaches into the space and
+        ``baseline.<path>=value`` into the baseline.
 
-        Relative paths of data and space are taken from the current folder or else from the study file's.
+        Relative paths of data, space and baseline are taken from the current folder or else from the study file's.
 
         Raises:
             UserError: one sentence with file, key, value, rule and fix.
         """
-        tree, into_space, written = read_yaml(path), [], {}
+        tree, written = read_yaml(path), {}
+        into: dict[str, list[tuple[str, Any]]] = {"space": [], "baseline": []}
         for key, value in map(parse_override, overrides):
-            if key.startswith("space."):
-                into_space.append((key.removeprefix("space."), value))
+            part, _, below = key.partition(".")
+            if part in into and below:
+                into[part].append((below, value))
             else:
-                _set(tree, key, value)
+                assign(tree, key, value, {"objective": "metric"})
                 written[key] = f"override {key}"
         if data is not None:
-            _set(tree, "data.path", data)
+            assign(tree, "data.path", data, {})
         config = StudyConfig.check(tree, str(path), written)
-        return config._located(Path(path).parent, str(path), into_space)
+        return config._located(Path(path).parent, str(path), into)
 
     @staticmethod
     def check(tree: Mapping[str, Any], source: str = "study", written: Mapping[str, str] | None = None) -> StudyConfig:
@@ -224,45 +241,66 @@ class StudyConfig(_Part):
         )
         return space if self.data.modalities is None else space.restrict(self.data.modalities)
 
+    def named_baseline(self) -> MemberConfig | None:
+        """Return the configuration that trial 0 is, for ``data.modalities`` and with the last rung's epochs as every
+        trial; None where it is the space's defaults.
+
+        Raises:
+            UserError: there is no such configuration, or it is refused.
+        """
+        config = _read_baseline(self.baseline)
+        if config is None:
+            return None
+        if self.data.modalities is not None:
+            config = configs.for_modalities(config, self.data.modalities, "baseline")
+        return replace(config, epochs=self.rungs.epochs[-1])
+
     def resolved(self) -> dict[str, Any]:
-        """Return plain data with every default filled in and the space written out; :meth:`check` reads it back."""
+        """Return plain data with every default filled in, space and baseline written out; :meth:`check` reads it
+        back."""
         space = Space.load(self.space).tree if isinstance(self.space, str) else self.space
-        data: dict[str, Any] = plain({**self.model_dump(), "space": space})
+        data: dict[str, Any] = plain({**self.model_dump(), "space": space, "baseline": _written(self.named_baseline())})
         return data
 
-    def _located(self, folder: Path, source: str, overrides: list[tuple[str, Any]]) -> StudyConfig:
-        """Resolve paths against the study's folder, and check the space with its overrides."""
+    def _located(self, folder: Path, source: str, into: Mapping[str, list[tuple[str, Any]]]) -> StudyConfig:
+        """Resolve paths against the study's folder, and check space and baseline with their overrides."""
         data = self.data.model_copy(update={"path": _beside(self.data.path, folder)})
-        place = self.space if isinstance(self.space, dict) else _beside(self.space, folder)
+        place = _beside(self.space, folder)
         try:
             space = Space.load(place) if isinstance(place, str) else Space.parse(place, "space")
-            for key, value in overrides:
+            for key, value in into["space"]:
                 space, place = (changed := space.override(key, value)), dict(changed.tree)
             if data.modalities is not None:
                 space.restrict(data.modalities)
+            found = self.model_copy(
+                update={"data": data, "space": place, "baseline": self._changed_baseline(folder, into["baseline"])}
+            )
+            return found.model_copy(update={"baseline": _written(found.named_baseline())})
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
-        return self.model_copy(update={"data": data, "space": place})
+
+    def _changed_baseline(self, folder: Path, overrides: list[tuple[str, Any]]) -> dict[str, Any] | None:
+        """Return the baseline written out, with its overrides."""
+        config = _read_baseline(_beside(self.baseline, folder))
+        if config is None and overrides:
+            raise UserError(
+                f"override baseline.{overrides[0][0]}: the study names no baseline; add one, e.g. baseline=self_mm"
+            )
+        return None if config is None else configs.changed(config, overrides).to_dict()
 
 
-def _beside(path: str | None, folder: Path) -> str | None:
-    """Return the path in the study's folder where it exists only there."""
-    if path is not None and not Path(path).exists() and (folder / path).exists():
+def _read_baseline(given: str | dict[str, Any] | None) -> MemberConfig | None:
+    if given is None:
+        return None
+    return configs.read_config(given) if isinstance(given, str) else MemberConfig.from_dict(given, "baseline")
+
+
+def _written(config: MemberConfig | None) -> dict[str, Any] | None:
+    return None if config is None else config.to_dict()
+
+
+def _beside(path: T, folder: Path) -> T | str:
+    """Return the path in the study's folder where it exists only there; what is no path stays as it is."""
+    if isinstance(path, str) and not Path(path).exists() and (folder / path).exists():
         return str(folder / path)
     return path
-
-
-def _set(tree: dict[Any, Any], key: str, value: Any) -> None:
-    """Set a dotted key, making the mappings on its way; whether the key is known is checked with everything else."""
-    *parents, last = key.split(".")
-    for parent in parents:
-        if isinstance(tree.get(parent), str) and parent == "objective":
-            tree[parent] = {"metric": tree[parent]}
-        if tree.get(parent) is None:
-            tree[parent] = {}
-        tree = tree[parent]
-        if not isinstance(tree, dict):
-            raise UserError(
-                f"override {key}: {parent} has no keys below it, got {shown(tree)}; end the key at {parent!r}"
-            )
-    tree[last] = value

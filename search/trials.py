@@ -11,11 +11,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mmsa_core.errors import UserError
 from search.run_folder import RunFolder
+from search.space import Space
 from search.storage import open_storage
 from search.study import StudyConfig
 
 POPULATION, ORIGIN, RESULT, REASON = "population", "origin", "result", "reason"
 """User attributes of a trial: its population's record, where its configuration came from, its cost, why it failed."""
+CONFIG = "config"
+"""User attribute of a trial whose configuration need not be a point of the space: the configuration. It has no
+parameters, and so no place in what samplers and importances learn from."""
 BASELINE = "baseline"
 """The origin of trial 0."""
 SECONDS = "seconds"
@@ -45,6 +49,20 @@ def open_study(config: StudyConfig, folder: RunFolder) -> optuna.Study:
             f"storage: a study named {config.study!r} is there with direction {study.direction.name.lower()}"
         )
     return study
+
+
+def configuration(trial: FrozenTrial, space: Space, epochs: int) -> dict[str, Any]:
+    """Return the configuration that a trial stands for, trained for ``epochs``, the study's last rung.
+
+    Raises:
+        UserError: its parameters are not (or not yet) a point of the space.
+    """
+    return {**(trial.user_attrs[CONFIG] if is_outside(trial) else space.config(trial.params)), "epochs": epochs}
+
+
+def is_outside(trial: FrozenTrial) -> bool:
+    """Tell whether a trial carries its configuration itself instead of parameters of the space."""
+    return CONFIG in trial.user_attrs
 
 
 def summary(study: optuna.Study, config: StudyConfig, running: bool, trials: bool = True) -> dict[str, Any]:
@@ -89,7 +107,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 
 
 def baseline_trial(study: optuna.Study) -> FrozenTrial:
-    """Return trial 0, the space's defaults."""
+    """Return trial 0: the configuration that the study names, else the space's defaults."""
     return study.get_trials(deepcopy=False)[0]
 
 

@@ -71,7 +71,7 @@ def page(run: RunRecord, found: Headline, made: Mapping[str, Table]) -> str:
         metric=label(run.metric),
         winner=winner,
         picture=None if winner is None else Markup(diagram(winner)),  # escapes its own texts
-        changes={} if run.winner is None else run.modules(run.trials[run.winner].params),
+        changes={} if run.winner is None else run.changes(run.trials[run.winner]),
         settings={} if winner is None else _flat(winner),
         facts=facts(run),
         commands=commands(run),
@@ -113,6 +113,7 @@ def facts(run: RunRecord) -> dict[str, str]:
         "Objective": f"{objective.metric} of the valid split, {objective.direction}, {objective.convention} convention",
         "Data": f"{Path(config.data.path or '').name}, fingerprint {lock.get('data_fingerprint', 'unknown')}",
         "Modalities": ", ".join(config.data.modalities or ()) or "all of the data",
+        "Baseline": "the space's defaults" if run.named is None else describe(run.named.to_dict()),
         "Budget": f"{config.budget.trials} trials{minutes}",
         "Spent": f"{counts or 'nothing'}; {duration(run.seconds)}",
         "Search": f"{config.sampler} sampler, {config.pruner} pruner, rungs at epochs {rungs}",

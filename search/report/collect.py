@@ -6,18 +6,21 @@ import csv
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from mmsa_core.config import NONE, MemberConfig
+from search.configs import modules
 from search.confirm import OPENINGS, read_record
 from search.explain import read_explanation
 from search.nodes import Arms, Leaf, Values
 from search.run_folder import RunFolder
 from search.study import StudyConfig
-from search.trials import REASON, RESULT, SECONDS, STATES, open_study
+from search.trials import REASON, RESULT, SECONDS, STATES, is_outside, open_study
 
 MAX_CURVES = 200
 """Learning curves drawn; a page with more is slow and shows no more."""
@@ -25,7 +28,8 @@ MAX_CURVES = 200
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial of the search: ``value`` if it is complete, ``rungs`` its best values so far by epoch."""
+    """One trial of the search: ``value`` if it is complete, ``rungs`` its best values so far by epoch, ``outside`` if
+    it is a configuration from outside the space, without parameters."""
 
     number: int
     state: str
@@ -35,6 +39,7 @@ class TrialRecord:
     reason: str | None
     seconds: float | None
     parameters: int | None
+    outside: bool = False
 
     @property
     def last(self) -> float | None:
@@ -57,12 +62,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything that is known of a run."""
+    """Everything that is known of a run; ``leaves`` are the space's parameters, ``defaults`` the modules of its
+    defaults."""
 
     path: str
     config: StudyConfig
     facts: Mapping[str, Any]
     leaves: Mapping[str, Leaf]
+    defaults: Mapping[str, str]
     trials: tuple[TrialRecord, ...]
     curves: Mapping[int, Curve]
     confirm: Mapping[str, Any] | None
@@ -102,10 +109,23 @@ class RunRecord:
         found: Mapping[str, Any] = next(c for c in self.confirm["candidates"] if c["trial"] == number)
         return found
 
-    def modules(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return those choices among ``params`` that differ from the baseline's."""
-        chosen = {k: v for k, v in params.items() if isinstance(self.leaves.get(k), Arms | Values)}
-        return {k: v for k, v in chosen.items() if v != self.leaves[k].default}
+    @cached_property
+    def named(self) -> MemberConfig | None:
+        """The baseline that the study names, or None where it is the space's defaults."""
+        return self.config.named_baseline()
+
+    def changes(self, trial: TrialRecord) -> dict[str, Any]:
+        """Return a trial's choices that differ from the baseline's: its modules, where the study names one, because the
+        other choices of the space mean nothing to it."""
+        chosen = {k: v for k, v in trial.params.items() if isinstance(self.leaves.get(k), Arms | Values)}
+        if self.named is None:
+            return {k: v for k, v in chosen.items() if v != self.leaves[k].default}
+        if trial.outside:
+            return {}
+        own = {**self.defaults, **{k: v for k, v in chosen.items() if k in self.defaults}}
+        base = {**dict.fromkeys(own, NONE), **modules(self.named.to_dict())}
+        idle = {"weighting"} if NONE in (own["labels"], base["labels"]) else set()
+        return {k: own.get(k, NONE) for k in base if k not in idle and own.get(k, NONE) != base[k]}
 
 
 def collect(folder: Path, storage: str | None = None) -> RunRecord:
@@ -120,7 +140,7 @@ def collect(folder: Path, storage: str | None = None) -> RunRecord:
     config = run.config()
     if storage is not None:
         config = config.model_copy(update={"storage": storage})
-    study = open_study(config, run)
+    study, space = open_study(config, run), config.search_space()
     trials = tuple(_trial(t) for t in study.get_trials(deepcopy=False))
     sign = 1.0 if config.objective.direction == "minimize" else -1.0
     confirm = read_record(folder / "confirm")
@@ -130,7 +150,8 @@ def collect(folder: Path, storage: str | None = None) -> RunRecord:
         path=str(folder),
         config=config,
         facts=run.facts() if (folder / "lock.json").exists() else {},
-        leaves=config.search_space().leaves(),
+        leaves=space.leaves(),
+        defaults=modules(space.baseline()[0]),
         trials=trials,
         curves={n: c for n in dict.fromkeys(drawn) if (c := _curve(run.trial(n) / "curve.csv")) is not None},
         confirm=confirm,
@@ -156,6 +177,7 @@ def _trial(trial: FrozenTrial) -> TrialRecord:
         reason=_reason(trial),
         seconds=result.get("seconds"),
         parameters=result.get("parameters"),
+        outside=is_outside(trial),
     )
 
 

@@ -180,6 +180,7 @@ def trials(run: RunRecord) -> Table:
     frame = [
         {
             "number": t.number,
+            "role": _role(run, t.number),
             "state": t.state,
             "value": t.value,
             "last_value": t.last,
@@ -210,7 +211,7 @@ def _role(run: RunRecord, number: int) -> str:
 
 
 def _modules(run: RunRecord, trial: TrialRecord) -> str:
-    found = run.modules(trial.params)
+    found = run.changes(trial)
     return ", ".join(f"{name} {value}" for name, value in found.items()) or "none"
 
 

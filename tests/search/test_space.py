@@ -19,7 +19,8 @@ from mmsa_core import registry
 from mmsa_core.config import MemberConfig
 from mmsa_core.errors import UserError
 from search.overrides import plain
-from search.space import Count, Space, apply_overrides, shipped
+from search.shipped import shipped
+from search.space import Count, Space
 from search.yaml_io import read_yaml, write_yaml
 
 
@@ -377,7 +378,7 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
         write_yaml(path, {"a": object()})
     assert read_yaml(path) == {**data, "t": [1]}
     assert [p.name for p in tmp_path.iterdir()] == ["x.yaml"]
-    for name in shipped():
+    for name in shipped("space"):
         write_yaml(path, Space.load(name).tree)
         assert Space.load(path).fingerprint() == Space.load(name).fingerprint()
 
@@ -416,23 +417,6 @@ def test_an_anchor_used_twice_is_overridden_once(tmp_path: Path) -> None:
     assert set(Space.load(tmp_path / "x.yaml").override("a.p.w", 0.5).leaves()) == {"a", "b", "b.p.w"}
 
 
-def test_apply_overrides() -> None:
-    tree = {"optimizer": {"lr": 0.1, "clip": 1.0}, "fusion": "concat"}
-    changed = apply_overrides(tree, ["optimizer.lr=1e-3", "fusion={name: tensor, dim: 8}", "optimizer.clip=2"])
-    assert changed == {"optimizer": {"lr": 0.001, "clip": 2}, "fusion": {"name": "tensor", "dim": 8}}
-    assert tree == {"optimizer": {"lr": 0.1, "clip": 1.0}, "fusion": "concat"}
-    for text, match in [
-        ("optimizer.lrr=1", r"override 'optimizer\.lrr=1': unknown key 'lrr'; did you mean 'lr'"),
-        ("optimizer.lr", "must be key=value"),
-        ("=1", "must be key=value"),
-        ("optimizer..lr=1", "must be key=value"),
-        ("fusion=no", "bare no means true or false"),
-        ("fusion={a", "line 1: "),
-    ]:
-        with pytest.raises(UserError, match=match):
-            apply_overrides(tree, [text])
-
-
 def test_fingerprint_knows_the_order_of_arms_but_not_of_keys() -> None:
     def mark(text: str) -> str:
         return Space.parse(yaml.safe_load(text)).fingerprint()
@@ -469,8 +453,8 @@ def test_restrict_drops_what_names_an_absent_modality() -> None:
 
 
 def test_shipped_spaces_give_configurations_that_the_model_accepts() -> None:
-    assert shipped() == ("modules", "paper", "quick")
-    for name in shipped():
+    assert shipped("space") == ("modules", "paper", "quick")
+    for name in shipped("space"):
         for modalities in (["text", "audio", "vision"], ["text", "audio"], ["audio", "vision"], ["text"]):
             space = Space.load(name).restrict(modalities)
             assert not MemberConfig.from_dict(space.baseline()[0]).alignment

@@ -36,6 +36,7 @@ def test_defaults(tmp_path: Path) -> None:
         "seeds": {"search": 1, "confirm": 20, "effects": 10, "leaders": 3, "base": 0},
         "rungs": {"epochs": [2, 4, 8, 16, 32], "keep": 0.5},
         "population": "auto",
+        "baseline": None,
         "sampler": "tpe",
         "pruner": "rungs",
         "storage": "journal",
