@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = typer.Typer(help="Convert and describe data files.", no_args_is_help=True)
+data_app = typer.Typer(help="Convert, describe and plant data files, and make text features.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -208,13 +208,18 @@ def evaluate(
 def predict(
     model: Model,
     data: Data = None,
-    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    split: Annotated[str | None, typer.Option(help="train, valid or test (the default) of a data set.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A sentence; may be given several times.")] = None,
     out: Annotated[Path | None, typer.Option(help="A CSV file instead of the standard output.")] = None,
 ) -> None:
-    """Write predictions as CSV: id, prediction, standard deviation over the members."""
+    """Write predictions as CSV: id, prediction, deviation over the members, 90 % interval.
+
+    Of sentences (--text), of a split of a data set, or of rows without labels: an .npz with raw_text, audio, ... and no
+    split before the names. What a row lacks is missing.
+    """
     from search import show
 
-    show.predict(model, data, split, out)
+    show.predict(model, data, split, text or [], out)
 
 
 @app.command()
@@ -271,6 +276,24 @@ def data_describe(path: DataFile, as_json: Json = False) -> None:
     from search import show
 
     show.describe(path, as_json)
+
+
+@data_app.command("features")
+def data_features(
+    source: Annotated[Path, typer.Argument(help="A data file with raw_text (.npz or MMSA .pkl).", metavar="IN")],
+    target: Annotated[Path, typer.Argument(help="The file to write.", metavar="OUT.npz")],
+    text_model: Annotated[
+        str, typer.Option(help="A name on the Hugging Face hub, a folder, or an installed package with a model.")
+    ],
+    pooling: Annotated[str, typer.Option(help="mean, cls (the first token), or tokens (the sequence).")] = "mean",
+    layer: Annotated[int, typer.Option(help="The layer whose states are taken; -1 is the last.")] = -1,
+) -> None:
+    """Write a data file with text features that a pre-trained model makes of raw_text; kept in a cache, goes on where
+    it was interrupted."""
+    from search import show
+
+    show.features(source, target, text_model, pooling, layer)
+    typer.echo(f"wrote {target}")
 
 
 @data_app.command("plant")

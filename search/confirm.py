@@ -24,7 +24,7 @@ from mmsa_core.errors import UserError
 from mmsa_core.metrics import DIRECTIONS, Convention, evaluate
 from mmsa_core.noise import mix
 from mmsa_core.predict import predict
-from search.populations import Reply, Result, Slot, Task, Wait
+from search.populations import Reply, Result, Slot, Task, Wait, together
 from search.statistics import estimate, paired
 from search.study import StudyConfig
 
@@ -88,7 +88,7 @@ class ConfirmPlan:
         for candidate in {c.mark: c for c in candidates}.values():
             filed = {seed for part in _parts(folder, candidate) for seed in part.attempted}
             missing = [s for s in seeds if s not in filed]
-            for part in _even(missing, size):
+            for part in _even(missing, together(candidate.config, size)):
                 path = folder / candidate.mark / f"{fingerprint(part)}.safetensors"
                 slots = tuple(Slot(k, seed, candidate.config) for k, seed in enumerate(part))
                 task = Task(str(path), slots, (), objective.metric, objective.decided, keep_states=True)

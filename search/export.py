@@ -18,17 +18,19 @@ from torch import Tensor
 
 from mmsa_core.atomic import replacing, write_text
 from mmsa_core.config import MemberConfig
-from mmsa_core.data.dataset import open_dataset
+from mmsa_core.data.dataset import Dataset, open_dataset
 from mmsa_core.data.scaler import Scaler
 from mmsa_core.data.split import Split
 from mmsa_core.errors import UserError
 from mmsa_core.loader import SplitTensors, widths
 from mmsa_core.model import Member, complete
-from mmsa_core.population import MemberSpec
+from mmsa_core.population import MemberSpec, stackable
 from mmsa_core.predict import predict
 from mmsa_core.train import Objective, fit
 from search.confirm import Candidate, estimates, load, metric_rows, record_opening
+from search.inference import open_like_training
 from search.run_folder import RunFolder, environment
+from search.statistics import PredictionInterval
 from search.trials import open_study
 from search.yaml_io import read_yaml, write_yaml
 
@@ -49,9 +51,24 @@ class Model:
     def modalities(self) -> tuple[str, ...]:
         return self.config.modalities
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """The feature width of each modality that the model was trained on."""
+        return {m: len(self.scaler.mean[m]) for m in self.modalities}
+
+    @property
+    def interval(self) -> PredictionInterval:
+        """What turns the members' spread into an interval for the label."""
+        return PredictionInterval(**self.provenance["interval"])
+
     def predict(self, split: Split) -> NDArray[np.float32]:
         """Return predictions [member, row] for an unscaled split."""
         return predict(self.config, self.states, self.scaler.apply(split))
+
+
+def made_by(data: Dataset) -> dict[str, Any] | None:
+    """Return what made a data set's text features, for a provenance."""
+    return None if data.text_model is None else data.text_model.to_dict()
 
 
 def build_check(config: MemberConfig, train: SplitTensors) -> None:
@@ -81,6 +98,7 @@ def write_model(opened: Opened, record: Mapping[str, Any]) -> Path:
         "metric": record["metric"],
         "convention": record["convention"],
         "nonfinite": opened.config.data.nonfinite,
+        "interval": PredictionInterval.fit(members.predictions, opened.valid.labels).to_dict(),
     }
     metrics = {
         "valid": winner["valid"],
@@ -126,12 +144,12 @@ def train_model(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tensors = SplitTensors(scaler.apply(train), device), SplitTensors(scaler.apply(valid), device)
     build_check(config, SplitTensors(scaler.apply(train), torch.device("cpu")))
-    done = fit([MemberSpec(config, s) for s in seeds], *tensors, objective=objective)
-    whole = [(s, r) for s, r in zip(seeds, done.runs, strict=True) if r.failure is None]
+    specs = [MemberSpec(config, s) for s in seeds]
+    groups = [specs] if stackable(config) else [[s] for s in specs]
+    runs = [run for group in groups for run in fit(group, *tensors, objective=objective).runs]
+    whole = [(s, r) for s, r in zip(seeds, runs, strict=True) if r.failure is None]
     if not whole:
-        raise UserError(
-            f"training failed with every seed; the first: {done.runs[0].failure}; try a smaller optimizer.lr"
-        )
+        raise UserError(f"training failed with every seed; the first: {runs[0].failure}; try a smaller optimizer.lr")
     predictions = np.stack([r.predictions for _, r in whole if r.predictions is not None])
     states = [r.state for _, r in whole if r.state is not None]
     metrics = {"valid": estimates(metric_rows(predictions, valid.labels, objective.convention))}
@@ -144,6 +162,8 @@ def train_model(
         "metric": objective.metric,
         "convention": objective.convention,
         "nonfinite": nonfinite,
+        "text_model": made_by(dataset),
+        "interval": PredictionInterval.fit(predictions, valid.labels).to_dict(),
         "device": str(device),
     }
     stacked = {n: np.stack([s[n].numpy() for s in states]) for n in states[0]}
@@ -161,7 +181,7 @@ def verify(folder: Path, data: str | None, limit: int | None) -> dict[str, Any]:
     model = read_model(folder)
     facts = model.provenance
     modalities = tuple(model.scaler.mean)  # those of the study's data: the model may use fewer
-    dataset = open_dataset(data or facts["data_path"], modalities, facts["nonfinite"])
+    dataset = open_like_training(model, data, modalities)
     if dataset.fingerprint() != facts["data_fingerprint"]:
         raise UserError(f"{dataset.path}: is not the data this model was trained on; give that file with --data")
     train, valid = (model.scaler.apply(dataset.split(name)) for name in ("train", "valid"))

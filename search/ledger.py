@@ -22,7 +22,7 @@ from mmsa_core.config import MemberConfig, fingerprint
 from mmsa_core.errors import UserError
 from mmsa_core.model import complete
 from mmsa_core.noise import mix
-from search.populations import Outcome, Reply, Result, Slot, Task, Wait, split_task
+from search.populations import Outcome, Reply, Result, Slot, Task, Wait, split_task, together
 from search.processes import is_running, this_process
 from search.run_folder import RunFolder
 from search.sampling import GenerationView, make_pruner, make_sampler
@@ -68,7 +68,7 @@ class Ledger:
         self.config = config
         self.space = space
         self.folder = folder
-        self.trials_per_task = max(1, size // config.seeds.search)
+        self.size = size
         self.deterministic = deterministic
         folder.end_stale_desk()
         self.study = open_study(config, folder)
@@ -215,7 +215,8 @@ class Ledger:
         asked = [(first, config)]
         structure = self.space.structural(first.params)
         strays: list[tuple[Trial, dict[str, Any]]] = []
-        others = 0 if is_outside(self._trial(first.number)) else min(self.trials_per_task, left) - 1
+        room = max(1, together(config, self.size) // self.config.seeds.search)
+        others = 0 if is_outside(self._trial(first.number)) else min(room, left) - 1
         for k in range(1, others + 1):
             trial, config = self._ask_trial(mix(seed, k), structure)
             same = self.space.structural(trial.params) == structure

@@ -18,13 +18,16 @@ from mmsa_core.data.dataset import Dataset, open_dataset
 from mmsa_core.data.describe import describe
 from mmsa_core.data.scaler import Scaler
 from mmsa_core.data.split import Split
+from mmsa_core.data.text import TextModel
 from mmsa_core.errors import UserError
 from mmsa_core.loader import SplitTensors
 from mmsa_core.model import complete
+from mmsa_core.population import stackable
 from search import confirm, explain, export
 from search.bench import population_size
 from search.configs import modules
 from search.ledger import Ledger
+from search.progress import TextProgress
 from search.report.build import write_report
 from search.run_folder import RunFolder
 from search.runner import Engine, Placement
@@ -71,7 +74,11 @@ class Opened:
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(1)
-        baseline = complete(MemberConfig.from_dict({**self.space.baseline()[0], **self.extra}))
+        arms = ({**tree, **self.extra} for tree in (self.space.baseline()[0], *self.space.arms()))
+        completed = (complete(MemberConfig.from_dict(arm)) for arm in arms)
+        baseline = next((config for config in completed if stackable(config)), None)
+        if baseline is None:
+            return 1
         tensors = SplitTensors(self.train, device), SplitTensors(self.valid, device)
         return population_size(self.config.population, baseline, *tensors, trials or sys.maxsize)
 
@@ -92,17 +99,26 @@ def open_new(config: StudyConfig, source: Path, out: Path, dry: bool = False) ->
         raise UserError(f"{out}: is a file where the run folder should be; move it, or give --out")
     folder = RunFolder(out)
     # absolute, so that later stages find the data from any folder
-    config = config.model_copy(
-        update={"data": config.data.model_copy(update={"path": str(Path(config.data.path).resolve())})}
-    )
+    places = {key: _absolute(getattr(config.data, key)) for key in ("path", "text_model")}
+    config = config.model_copy(update={"data": config.data.model_copy(update=places)})
     opened = _open(config, folder)
     check_space(opened)
     if dry:
         return opened
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    facts = {"data_fingerprint": opened.data.fingerprint(), "data_path": config.data.path, "device": device}
+    facts = {
+        "data_fingerprint": opened.data.fingerprint(),
+        "data_path": config.data.path,
+        "text_model": export.made_by(opened.data),
+        "device": device,
+    }
     folder.start(opened.config, source, facts)
     return opened
+
+
+def _absolute(path: str | None) -> str | None:
+    """Return a path that exists so that it holds in any folder; a text model may be a name instead."""
+    return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
 
 
 def open_run(path: Path, overrides: Sequence[str] = ()) -> Opened:
@@ -263,7 +279,10 @@ def train_candidates(
 
 def _open(config: StudyConfig, folder: RunFolder) -> Opened:
     assert config.data.path is not None
-    data = open_dataset(config.data.path, config.data.modalities, config.data.nonfinite)
+    own = config.data
+    model = None if own.text_model is None else TextModel(own.text_model, own.text_pooling, own.text_layer)
+    with TextProgress() as progress:
+        data = open_dataset(config.data.path, own.modalities, own.nonfinite, model, progress)
     data.check()
     train, valid = data.split("train"), data.split("valid")
     scaler = Scaler.fit(train)

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mmsa_core.config import MemberConfig
 from mmsa_core.metrics import Convention
+from mmsa_core.population import stackable
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,11 @@ class Source(Protocol):
 
     def status(self) -> dict[str, Any]:
         """Return progress as plain data."""
+
+
+def together(config: Mapping[str, Any], size: int) -> int:
+    """Return how many members of a configuration make a population of ``size``: one where they cannot be stacked."""
+    return size if stackable(MemberConfig.from_dict(config)) else 1
 
 
 def split_task(task: Task) -> Sequence[Task]:

@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
@@ -62,6 +64,37 @@ class Progress:
         title = f"[bold]{self.study}[/] · {status.get('stage', 'search')}"
         hint = "Ctrl-C again ends at once" if status["speed"]["draining"] else "Ctrl-C saves and stops"
         return Panel(Group(bar, table), title=title, subtitle=f"[dim]{hint}")
+
+
+class TextProgress:
+    """Shows how many texts have passed a text model: a bar on a terminal, a line every 30 seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.bar: Bar | None = None
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> TextProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` texts are ready."""
+        if self.console.is_terminal:
+            if self.bar is None:
+                columns = (TextColumn("text features"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+                self.bar = Bar(*columns, console=self.console, transient=True)
+                self.bar.add_task("", total=total)
+                self.bar.start()
+            self.bar.update(self.bar.task_ids[0], completed=done)
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            print(f"text features: {done} of {total} texts", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def counted(status: Mapping[str, Any]) -> tuple[int, int]:

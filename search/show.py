@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from mmsa_core.train import Objective
     from search.pipeline import Opened
 
-SPLITS = ("train", "valid", "test")
-
 
 def status(run: Path, watch: bool, as_json: bool) -> None:
     """Print a study's progress, once or every two seconds until it ends."""
@@ -100,31 +98,45 @@ def train(
 def evaluate(model: Path, data: str | None, split: str, as_json: bool) -> None:
     """Print the metrics of a model's members on a split, and of the mean of their predictions."""
     from mmsa_core.metrics import evaluate as measure
-    from search import export
+    from search import export, inference
     from search.confirm import estimates, metric_rows
     from search.run_folder import RunFolder
 
     _one_thread()
     found = export.read_model(model)
-    part = _split(found, data, split)
+    part = inference.labeled_split(found, data, split)
     if split == "test" and (model.parent / "resolved.yaml").exists():
         export.count_opening(RunFolder(model.parent), "evaluate")
     convention = found.provenance["convention"]
-    predictions = found.predict(part)
+    predictions, interval = found.predict(part), found.interval
     members = estimates(metric_rows(predictions, part.labels, convention))
     ensemble = measure(predictions.mean(0), part.labels, convention)
-    _metrics({split: members}, as_json, {"ensemble": ensemble})
+    inside, width = interval.coverage(predictions, part.labels), 2 * float(interval.half(predictions).mean())
+    said = f"{inside:.1%} of the labels lie in the {interval.level:.0%} intervals, of mean width {width:.2f}"
+    reliability: Any = {"level": interval.level, "coverage": inside, "width": width} if as_json else said
+    _metrics({split: members}, as_json, {"ensemble": ensemble, "interval": reliability})
 
 
-def predict(model: Path, data: str | None, split: str, out: Path | None) -> None:
-    """Write predictions as CSV."""
-    from search import export
+def predict(model: Path, data: str | None, split: str | None, texts: Sequence[str], out: Path | None) -> None:
+    """Write predictions as CSV: of texts, of a file of rows without labels, or of a split of a data set."""
+    from search import export, inference
 
     _one_thread()
     found = export.read_model(model)
-    part = _split(found, data, split)
+    if texts and (data is not None or split is not None):
+        raise UserError("--text: goes without --data and --split; put texts with features into a file, as raw_text")
+    if texts:
+        part = inference.texts_alone(found, texts)
+    elif data is not None and split is None and inference.is_unlabeled(data):
+        part = inference.unlabeled_rows(found, data)
+    else:
+        part = inference.labeled_split(found, data, split or "test")
+    if missing := inference.missing(found, part):
+        print(f"{' and '.join(missing)} missing: expect wider errors than the interval says", file=sys.stderr)  # noqa: T201
     predictions = found.predict(part)
-    rows = zip(part.ids, predictions.mean(0).tolist(), predictions.std(0).tolist(), strict=True)
+    middle, half = predictions.mean(0), found.interval.half(predictions)
+    columns = (middle, predictions.std(0), middle - half, middle + half)
+    rows = zip(part.ids, *(c.tolist() for c in columns), strict=True)
     if out is None:
         _csv(sys.stdout, rows)
     else:
@@ -219,6 +231,21 @@ def describe(path: Path, as_json: bool) -> None:
         _json(found)
     else:
         print(yaml.safe_dump(found, sort_keys=False, default_flow_style=None).rstrip())  # noqa: T201
+
+
+def features(source: Path, target: Path, model: str, pooling: str, layer: int) -> None:
+    """Write a data file again with text features of a pre-trained model.
+
+    Raises:
+        UserError: the target is no ``.npz``, the file has no raw_text, or the model is not at hand.
+    """
+    from mmsa_core.data.dataset import open_source
+    from mmsa_core.data.text import TextModel, write_with_text_features
+    from search.progress import TextProgress
+
+    with TextProgress() as progress:
+        maker = TextModel(model, pooling, layer)  # type: ignore[arg-type]  # checked by it
+        write_with_text_features(open_source(source), target, maker, progress)
 
 
 def plant(target: Path, seed: int, problem: str) -> None:
@@ -317,23 +344,10 @@ def _metrics(splits: Mapping[str, Mapping[str, Any]], as_json: bool, more: Mappi
             print(f"{key}: {value}")  # noqa: T201
 
 
-def _split(model: Any, data: str | None, name: str) -> Any:
-    from mmsa_core.data.dataset import open_dataset
-
-    if name not in SPLITS:
-        raise UserError(f"--split: must be one of {', '.join(SPLITS)}, got {name!r}")
-    path = data or model.provenance["data_path"]
-    dataset = open_dataset(path, model.modalities, model.provenance["nonfinite"])
-    trained = {m: len(model.scaler.mean[m]) for m in model.modalities}
-    if dataset.dims() != trained:
-        raise UserError(f"{path}: the model was trained on feature widths {trained}, the data has {dataset.dims()}")
-    return dataset.split(name)  # type: ignore[arg-type]  # checked above
-
-
 def _csv(file: Any, rows: Iterable[Sequence[Any]]) -> None:
     writer = csv.writer(file)
-    writer.writerow(["id", "prediction", "std"])
-    writer.writerows([i, f"{p:.6f}", f"{s:.6f}"] for i, p, s in rows)
+    writer.writerow(["id", "prediction", "std", "low", "high"])
+    writer.writerows([row[0], *(f"{v:.6f}" for v in row[1:])] for row in rows)
 
 
 def _json(data: Any) -> None:

@@ -55,11 +55,18 @@ class _Part(BaseModel):
 
 
 class DataConfig(_Part):
-    """Which file, which modalities (None: all that it has), and what to do with values that are not finite."""
+    """Which file, which modalities (None: all that it has), and what to do with values that are not finite.
+
+    With ``text_model`` (a hub name, a folder or an installed package) the text features are that model's, made of
+    ``raw_text`` once before the first trial: ``text_pooling`` of the hidden states of ``text_layer``.
+    """
 
     path: str | None = None
     modalities: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
     nonfinite: Literal["refuse", "zero"] = "refuse"
+    text_model: str | None = None
+    text_pooling: Literal["cls", "mean", "tokens"] = "mean"
+    text_layer: int = -1
 
     @field_validator("modalities", mode="before")
     @classmethod
@@ -264,7 +271,8 @@ class StudyConfig(_Part):
 
     def _located(self, folder: Path, source: str, into: Mapping[str, list[tuple[str, Any]]]) -> StudyConfig:
         """Resolve paths against the study's folder, and check space and baseline with their overrides."""
-        data = self.data.model_copy(update={"path": _beside(self.data.path, folder)})
+        places = {key: _beside(getattr(self.data, key), folder) for key in ("path", "text_model")}
+        data = self.data.model_copy(update=places)
         place = _beside(self.space, folder)
         try:
             space = Space.load(place) if isinstance(place, str) else Space.parse(place, "space")

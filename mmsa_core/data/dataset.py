@@ -129,8 +129,10 @@ class Dataset:
                 )
             features[m], lengths[m] = left_align(*self._sequences(m))
         ids = self._strings("id") if "id" in source.keys else tuple(str(i) for i in range(rows))
-        texts = self._strings("raw_text") if "raw_text" in source.keys else ()
-        return Split(ids, features, lengths, np.zeros(rows, np.float32), {}, texts, self._tokens(TEXT_BERT))
+        tokens = self._tokens(TEXT_BERT)
+        silent = ("",) * rows if tokens is None else ()
+        texts = self._strings("raw_text") if "raw_text" in source.keys else silent
+        return Split(ids, features, lengths, np.zeros(rows, np.float32), {}, texts, tokens)
 
     def check(self) -> None:
         """Load every split once and hand out nothing, so that a bad test split is known before hours are spent.

@@ -64,9 +64,7 @@ class Bert(PretrainedEncoder):
         return features
 
     @staticmethod
-    def tokens(
-        raw_text: Sequence[str], text_bert: NDArray[np.int64] | None, settings: Mapping[str, Any]
-    ) -> Features:
+    def tokens(raw_text: Sequence[str], text_bert: NDArray[np.int64] | None, settings: Mapping[str, Any]) -> Features:
         tokenizer = load_tokenizer(find_text_model(settings["model"]))
         if raw_text:
             longest = min(settings["max_length"], tokenizer.model_max_length)
