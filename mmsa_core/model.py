@@ -15,7 +15,7 @@ from mmsa_core import registry
 from mmsa_core.config import NONE, HeadsConfig, MemberConfig, PairConfig, PlugIn
 from mmsa_core.errors import UserError
 from mmsa_core.noise import Dropout
-from mmsa_core.plugin import Alignment, Encoder, Fusion, LabelGenerator, Weighting, hyper
+from mmsa_core.plugin import Alignment, Encoder, Fusion, LabelGenerator, RegularizedFusion, Weighting, hyper
 from mmsa_core.tensors import Batch, LabelTable, Outputs, Pair
 
 
@@ -82,7 +82,7 @@ class AlignedPair(nn.Module):
         """Return the weighted loss of this pair."""
         source = outputs.embeddings if self.at_encoder else outputs.projections
         i, j = self.positions
-        pair = Pair(source[i], source[j], batch.available[:, i] & batch.available[:, j], labels)
+        pair = Pair(source[i], source[j], batch.available[:, i] & batch.available[:, j], labels, outputs.fused)
         loss = self.alignment(pair)
         if self.normalize:
             loss = loss / self.alignment.chance(pair)
@@ -129,6 +129,8 @@ class Member(nn.Module):
                 self.labels.update(rows, outputs, epoch)
         for pair in self.pairs:
             loss = loss + pair(outputs, batch, labels)
+        if isinstance(self.model.fusion, RegularizedFusion):
+            loss = loss + self.model.fusion.penalty(torch.stack(outputs.projections, 1), batch.available)
         return loss
 
 

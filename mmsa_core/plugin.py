@@ -105,6 +105,19 @@ class Fusion(nn.Module, ABC):
         """Fuse; a modality that is not available contributes nothing (its part is already zero)."""
 
 
+class RegularizedFusion(Fusion, ABC):
+    """A fusion with a loss of its own, e.g. what keeps its shared and private parts apart."""
+
+    @abstractmethod
+    def penalty(
+        self, parts: Float[Tensor, "batch modality width"], available: Bool[Tensor, "batch modality"]
+    ) -> Float[Tensor, ""]:
+        """Return the loss, each term divided by its chance value and times its weight (a float argument).
+
+        It is 0 where there is nothing to compare, and a weight of 0 makes its term exactly 0.
+        """
+
+
 class Weighting(nn.Module, ABC):
     """Balances the task losses. Constructor: ``(tasks, *, ...)``; ``tasks[0]`` is the fusion task."""
 

@@ -37,12 +37,16 @@ class Batch(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """What an alignment sees of a pair of modalities: rows where ``valid`` is False do not exist."""
+    """What an alignment sees of a pair of modalities: rows where ``valid`` is False do not exist.
+
+    ``joint`` is the fused representation: a teacher to take as it is (detached), or one of the views.
+    """
 
     x: Float[Tensor, "batch dim_x"]
     y: Float[Tensor, "batch dim_y"]
     valid: Bool[Tensor, "batch"]
     labels: Float[Tensor, "batch"]
+    joint: Float[Tensor, "batch joint"]
 
 
 class LabelTable(NamedTuple):

@@ -35,7 +35,7 @@ class CKA(Alignment):
         return guarded(1 - likeness, pair.valid)
 
     def chance(self, pair: Pair) -> Float[Tensor, ""]:
-        x, y, valid, _ = detached(pair)
+        x, y, valid, *_ = detached(pair)
         cx, cy = covariance(x, valid), covariance(y, valid)
         likeness = ratio(cx.trace() * cy.trace(), norm(cx) * norm(cy)) / (valid.sum() - 1).clamp(min=1)
         return (1 - likeness).clamp(1e-2)  # two rows always look alike: then the loss is rounding noise, and stays so

@@ -38,5 +38,5 @@ class Coral(Alignment):
         return guarded(self.factor * gap.square().sum(), pair.valid)
 
     def chance(self, pair: Pair) -> Float[Tensor, ""]:
-        x, y, valid, _ = detached(pair)
+        x, y, valid, *_ = detached(pair)
         return (self.factor * (covariance(x, valid).square().sum() + covariance(y, valid).square().sum())).clamp(1e-8)

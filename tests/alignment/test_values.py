@@ -36,7 +36,13 @@ def make(rows: int = 11, dim_x: int = 4, dim_y: int = 4, seed: int = 0) -> tuple
 
 def as_pair(x: Array, y: Array) -> Pair:
     n = len(x)
-    return Pair(torch.tensor(x), torch.tensor(y), torch.ones(n, dtype=torch.bool), torch.zeros(n, dtype=torch.float64))
+    return Pair(
+        torch.tensor(x),
+        torch.tensor(y),
+        torch.ones(n, dtype=torch.bool),
+        torch.zeros(n, dtype=torch.float64),
+        torch.zeros(n, 1),
+    )
 
 
 def value(alignment: Alignment, x: Array, y: Array) -> float:
@@ -309,7 +315,9 @@ def test_constant_features_have_no_correlation_in_float32_either(name: str, expe
     """Rounding leaves about 1e-7 of the column after centring, which must not be standardised into a signal."""
     constant = torch.linspace(0.1, 99.7, 4).expand(11, 4)
     assert (constant - constant.mean(0)).any()
-    pair = Pair(constant, torch.tensor(make()[1]).float(), torch.ones(11, dtype=torch.bool), torch.zeros(11))
+    pair = Pair(
+        constant, torch.tensor(make()[1]).float(), torch.ones(11, dtype=torch.bool), torch.zeros(11), torch.zeros(11, 1)
+    )
     assert registry.build("alignment", name, 4, 4)(pair) == expected
 
 

@@ -39,7 +39,8 @@ def make_pair(seed: int = 0, rows: int = ROWS, dim: int = DIM) -> Pair:
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(rows, dim, generator=g)
     y = 0.6 * x.flip(1) + torch.randn(rows, dim, generator=g) + 0.3
-    return Pair(x, y, torch.ones(rows, dtype=torch.bool), torch.randn(rows, generator=g))
+    labels, joint = torch.randn(rows, generator=g), torch.randn(rows, 5, generator=g)
+    return Pair(x, y, torch.ones(rows, dtype=torch.bool), labels, joint)
 
 
 def with_gradient(alignment: Alignment, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,7 +141,8 @@ def test_order_of_the_batch_does_not_matter(name: str) -> None:
 def test_members_give_the_same_alone_and_together(name: str) -> None:
     pairs = [make_pair(seed) for seed in range(3)]
     valid = torch.stack([torch.arange(ROWS) != k for k in range(3)])
-    inputs = [torch.stack([p.x for p in pairs]), torch.stack([p.y for p in pairs]), valid, torch.zeros(3, ROWS)]
+    inputs = [torch.stack(fields) for fields in zip(*pairs, strict=True)]
+    inputs[2] = valid
     made = members("alignment", name, DIM, DIM)
     assert_same_alone_and_together(made, inputs, lambda run, *fields: run(Pair(*fields)))
     chances = vmap(lambda *fields: made[0].chance(Pair(*fields)))(*inputs)  # type: ignore[operator]
