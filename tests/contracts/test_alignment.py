@@ -181,10 +181,11 @@ def test_shared_unmet_is_about_chance_and_met_far_below(name: str) -> None:
     first = (torch.arange(dim) < dim // 2).float()
     everything = torch.ones(rows, dtype=torch.bool)
     # nothing in common: other directions, other means, no dependence
-    apart = Pair((x + 4) * first, (y + 4) * (1 - first), everything, torch.zeros(rows))
+    labels, joint = torch.randn(rows, generator=g), torch.randn(rows, 5, generator=g)
+    apart = Pair((x + 4) * first, (y + 4) * (1 - first), everything, labels, joint)
     alignment = build(name, dim)
     assert 0.5 < alignment(apart) / alignment.chance(apart) < 2.1
-    same = Pair(x, x, everything, torch.zeros(rows))
+    same = Pair(x, x, everything, labels, joint)
     assert alignment(same) / alignment.chance(same) < 0.15
 
 
