@@ -74,7 +74,7 @@ def make_sampler(config: StudyConfig, seed: int, fixed: Mapping[str, Any]) -> op
                 seed=seed, n_startup_trials=startup, multivariate=False, constant_liar=True
             )
         elif name == "gp":
-            sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
+            sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
         elif name == "cmaes":
             sampler = optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
         elif name == "nsga2":

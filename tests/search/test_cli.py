@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -17,13 +18,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 
 from mmsa_core import registry
+from mmsa_core.config import MemberConfig
 from mmsa_core.data.npz import write, write_arrays
 from mmsa_core.data.synthetic import planted
+from mmsa_core.model import complete
 from search import cli
 from search.cli import main
+from search.configs import read_config
+from search.shipped import shipped
 
 Arrays = dict[str, NDArray[Any]]
 Capture = pytest.CaptureFixture[str]
@@ -163,6 +169,19 @@ def test_a_study_without_data(capsys: Capture) -> None:
     assert "study.yaml: data.path is missing; write it there or give --data PATH" in refused(
         capsys, "run", "study.yaml"
     )
+
+
+def test_check_builds_the_named_baseline(capsys: Capture) -> None:
+    before = files()
+    named = ("run", "study.yaml", "--check", "baseline=dma", "baseline.encoders.text=pool")
+    assert ran(capsys, *named) == "study.yaml: sound; 2 structures, 1 further parameters\n"
+    assert files() == before
+    for override, sentence in (
+        ("baseline.fusion=sun", "baseline: fusion: there is no plug-in 'sun'; did you mean 'sum'?"),
+        ("baseline.encoders.audio.hiden=3", "baseline: encoders.audio: lstm has no parameter 'hiden'; did you mean"),
+        ("baseline=dmaa", "study.yaml: configuration: there is no shipped configuration 'dmaa'; did you mean 'dma'?"),
+    ):
+        assert sentence in refused(capsys, *named, override)
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
@@ -422,6 +441,44 @@ def test_a_wrong_training(capsys: Capture, arguments: list[str], sentence: str) 
     assert sentence in refused(capsys, "train", *arguments)
 
 
+def test_train_a_shipped_configuration_with_changes(capsys: Capture) -> None:
+    small = ["encoders.text=pool", "encoders.text.dim=4", "width=8", "heads.dim=8", "epochs=1", "optimizer.lr=5e-4"]
+    arguments = ("train", "dma", *small, "--data", "data.npz", "--seeds", "2", "--json")
+    assert json.loads(ran(capsys, *arguments))["valid"]["mae"]["n"] == 2
+    config = yaml.safe_load(Path("model/config.yaml").read_text())
+    assert (config["encoders"]["text"]["name"], config["encoders"]["text"]["dim"]) == ("pool", 4)
+    assert config["alignment"]["audio-vision"]["name"] == "coral" and config["labels"]["name"] == "ulgm"
+    assert (config["epochs"], config["width"], config["optimizer"]["lr"]) == (1, 8, 0.0005)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["selfmm"], "configuration: there is no shipped configuration 'selfmm'; did you mean 'self_mm'?"),
+        (["config"], "there is no shipped configuration 'config'; known: dma, self_mm, "),
+        (["config.yaml", "optimzer.lr=1"], "override optimzer.lr: config: unknown key 'optimzer'; did you mean 'optim"),
+        (["config.yaml", "optimizer.lrr=1"], "config.optimizer: unknown key 'lrr'; did you mean 'lr'?"),
+        (["config.yaml", "encoders.txt=pool"], "config.encoders: unknown key 'txt'; did you mean 'text'?"),
+        (
+            ["config.yaml", "encoders.text.hiden=3"],
+            "encoders.text: pool has no parameter 'hiden'; did you mean 'hidden'?",
+        ),
+        (["config.yaml", "encoders.text=poool"], "there is no plug-in 'poool'; did you mean 'pool'?"),
+        (["config.yaml", "width=wide"], "config.width: must be a whole number of at least 1, got 'wide'"),
+        (["config.yaml", "width"], "override 'width': must be key=value"),
+    ],
+)
+def test_a_wrong_name_or_change(capsys: Capture, arguments: list[str], sentence: str) -> None:
+    assert sentence in refused(capsys, "train", *arguments, "--data", "data.npz")
+
+
+def test_help_names_what_is_shipped(capsys: Capture) -> None:
+    assert len(shipped("configuration")) >= 5
+    for verb in ("train", "bench"):
+        words = re.findall(r"\w+", ran(capsys, verb, "--help"))
+        assert set(shipped("configuration")) <= set(words), verb
+
+
 # ---- the small verbs -------------------------------------------------------------------------------------------------
 
 
@@ -472,6 +529,22 @@ def test_bench(capsys: Capture) -> None:
         assert set(row) == {"members", "member_epochs_per_second", "speedup", "peak_bytes"}
         assert row["member_epochs_per_second"] > 0
         assert row["speedup"] > 0
+
+
+def test_bench_takes_a_shipped_configuration(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from search import bench
+
+    measured: list[MemberConfig] = []
+
+    def measure(config: MemberConfig, *_: object) -> list[bench.Row]:
+        measured.append(config)
+        return []
+
+    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(bench, "to_json", lambda *_: {})
+    ran(capsys, "bench", "--data", "data.npz", "--config", "self_mm_mosei", "--members", "1", "--json")
+    assert measured == [complete(read_config("self_mm_mosei"))]
+    assert "did you mean 'self_mm'?" in refused(capsys, "bench", "--data", "data.npz", "--config", "selfmm")
 
 
 @pytest.mark.parametrize("members", ["1,x", "0", "", "-1", "1.5"])

@@ -364,6 +364,35 @@ def test_export_and_report(whole: Path, capsys: Capture) -> None:
     assert "<html" in Path("bare/report/index.html").read_text()
 
 
+# ---- a baseline that the study names ---------------------------------------------------------------------------------
+
+NAMED = ("study.yaml", "baseline=dma", "baseline.encoders.text=pool", "baseline.width=8", "baseline.heads.dim=8")
+
+
+def test_a_named_baseline(home: Path, capsys: Capture) -> None:
+    """To the end; again with a larger budget, from the run folder alone; and not with another baseline."""
+    done = run(*NAMED, "budget.trials=5", "--out", "named", "--json")
+    assert done.code == 0, done.err
+    record = json.loads(done.out)
+    assert record["baseline"] == 0 and len(record["candidates"]) == 2
+    check_whole(capsys, "named", 5)
+    first = journal("named").get_trials()[0]
+    resolved = yaml.safe_load(Path("named/resolved.yaml").read_text())["baseline"]
+    assert first.params == {} and first.user_attrs["config"] == resolved
+    assert resolved["alignment"]["audio-vision"]["name"] == "coral" and resolved["epochs"] == 3
+    assert yaml.safe_load(Path("named/trials/0000/config.yaml").read_text()) == resolved
+    before = finished("named")
+    more = run("named/resolved.yaml", "budget.trials=7", "--out", "named", "--json")
+    assert more.code == 0, more.err
+    check_whole(capsys, "named", 7)
+    assert {n: t for n, t in finished("named").items() if n in before} == before
+    assert {c["trial"] for c in json.loads(more.out)["candidates"]} >= {0}
+    with pytest.raises(SystemExit) as stop:
+        main(["run", *NAMED, "baseline.fusion=sum", "--out", "named"])
+    assert stop.value.code == 2
+    assert "named: holds a run with another baseline: fusion.name: 'concat' before" in capsys.readouterr().err
+
+
 # ---- ended in the middle ---------------------------------------------------------------------------------------------
 # One run, three times ended in the middle: each call goes on where the one before it was ended.
 
