@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmsa_core.loader import SplitTensors, take
 from mmsa_core.model import Member
-from mmsa_core.noise import Dropout, mix, salt_layers
+from mmsa_core.noise import Noise, mix, salt_layers
 from mmsa_core.plugin import PretrainedEncoder
 from mmsa_core.population import BETA1, BETA2, EPSILON, MemberSpec, draw_epoch, initialised
 from mmsa_core.tensors import Batch
@@ -82,7 +82,7 @@ class _Solo:
         self.member = member
         self.train = train
         salt_layers(member)
-        self.noise = [m for m in member.modules() if isinstance(m, Dropout)]
+        self.noise = [m for m in member.modules() if isinstance(m, Noise)]
         self.optimizer = torch.optim.AdamW(_groups(spec, member), betas=(BETA1, BETA2), eps=EPSILON)
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.steps = 0
