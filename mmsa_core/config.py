@@ -84,6 +84,7 @@ class MemberConfig:
     fusion: PlugIn = PlugIn("concat")
     labels: PlugIn = PlugIn(NONE)
     weighting: PlugIn = PlugIn("static")
+    strategy: PlugIn = PlugIn(NONE)
     heads: HeadsConfig = HeadsConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     width: int = 32
@@ -120,6 +121,7 @@ class MemberConfig:
             fusion=_plugin(data.get("fusion", "concat"), f"{place}.fusion"),
             labels=_plugin(data.get("labels", NONE), f"{place}.labels"),
             weighting=_plugin(data.get("weighting", "static"), f"{place}.weighting"),
+            strategy=_plugin(data.get("strategy", NONE), f"{place}.strategy"),
             heads=_record(HeadsConfig, data.get("heads", {}), f"{place}.heads"),
             optimizer=_record(OptimizerConfig, data.get("optimizer", {}), f"{place}.optimizer"),
             width=_positive_int(data.get("width", 32), f"{place}.width"),
@@ -138,6 +140,7 @@ class MemberConfig:
             "heads": vars(self.heads).copy(),
             "labels": self.labels.to_dict(),
             "weighting": self.weighting.to_dict(),
+            "strategy": self.strategy.to_dict(),
             "optimizer": vars(self.optimizer).copy(),
             "batch_size": self.batch_size,
             "epochs": self.epochs,

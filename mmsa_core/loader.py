@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,7 +15,7 @@ from mmsa_core.config import MemberConfig, PlugIn
 from mmsa_core.data.split import Split
 from mmsa_core.errors import UserError
 from mmsa_core.plugin import PretrainedEncoder
-from mmsa_core.tensors import Batch, Features, LabelTable
+from mmsa_core.tensors import Batch, Features, LabelTable, Rows
 
 
 class SplitTensors:
@@ -23,16 +24,19 @@ class SplitTensors:
     def __init__(self, split: Split, device: torch.device) -> None:
         self.split = split
         self.device = device
-        self.labels = _tensor(split.labels, device)
+        self.parts = [split] if split.unlabeled is None else [split, split.unlabeled]
+        self.labels = _tensor(np.concatenate([p.labels for p in self.parts]), device)
+        self.rows = Rows(len(split), len(self.labels) - len(split), _tensor(_domains(self.parts), device))
         self._raw: dict[str, Features] = {}
         self._prepared: dict[tuple[str, Callable[[Features], Features]], Features] = {}
         self._tokens: dict[str, Features] = {}
 
     def __len__(self) -> int:
-        return len(self.labels)
+        """Return the number of rows with labels."""
+        return self.rows.labeled
 
     def batch(self, config: MemberConfig) -> Batch:
-        """Return the whole split prepared for the encoders of ``config``."""
+        """Return the whole split prepared for the encoders of ``config``, rows without labels last."""
         features = tuple(self._features(m, p) for m, p in config.encoders.items())
         available = torch.stack([f.mask.any(1) for f in features], 1)
         return Batch(features, available)
@@ -42,7 +46,7 @@ class SplitTensors:
         human = self.split.unimodal
         known = all(m in human for m in config.modalities)
         unimodal = torch.stack([_tensor(human[m], self.device) for m in config.modalities], 1) if known else None
-        return LabelTable(self.labels, unimodal, len(config.modalities))
+        return LabelTable(self.labels[: len(self)], unimodal, len(config.modalities))
 
     def _features(self, modality: str, encoder: PlugIn) -> Features:
         cls = registry.load("encoders", encoder.name)
@@ -59,14 +63,18 @@ class SplitTensors:
     def _read_tokens(self, cls: type[PretrainedEncoder], encoder: PlugIn) -> Features:
         key = repr(sorted((k, v) for k, v in encoder.params.items() if not isinstance(v, float)))
         if key not in self._tokens:
-            values, mask = cls.tokens(self.split.raw_text, self.split.text_bert, encoder.params)
+            read = [cls.tokens(p.raw_text, p.text_bert, encoder.params) for p in self.parts]
+            longest = max(f.mask.shape[1] for f in read)
+            values = torch.cat([_padded(f.values, longest) for f in read])
+            mask = torch.cat([_padded(f.mask, longest) for f in read])
             self._tokens[key] = Features(values.to(self.device), mask.to(self.device))
         return self._tokens[key]
 
     def _source(self, modality: str) -> Features:
         if modality not in self._raw:
-            values = _tensor(self.split.features[modality], self.device)
-            lengths = _tensor(self.split.lengths[modality], self.device)
+            longest = max(p.features[modality].shape[1] for p in self.parts)
+            values = torch.cat([_padded(_tensor(p.features[modality], self.device), longest) for p in self.parts])
+            lengths = torch.cat([_tensor(p.lengths[modality], self.device) for p in self.parts])
             mask = torch.arange(values.shape[1], device=self.device)[None] < lengths[:, None]
             self._raw[modality] = Features(values, mask)
         return self._raw[modality]
@@ -76,6 +84,18 @@ def take(batch: Batch, rows: Tensor) -> Batch:
     """Return the samples ``rows`` (any shape: a member axis in front of the batch axis is kept) of a whole split."""
     features = tuple(Features(f.values[rows], f.mask[rows]) for f in batch.features)
     return Batch(features, batch.available[rows])
+
+
+def _padded(values: Tensor, length: int) -> Tensor:
+    """Return [N, T, ...] with zeros up to ``length`` rows."""
+    room = values.new_zeros(len(values), length - values.shape[1], *values.shape[2:])
+    return torch.cat([values, room], 1)
+
+
+def _domains(parts: Sequence[Split]) -> NDArray[np.int64]:
+    """Number the domains of all rows: the video that an id names before "$_$", else each id by itself."""
+    names = [i.split("$_$")[0] for p in parts for i in p.ids]
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
 
 def widths(batch: Batch, config: MemberConfig) -> dict[str, int]:

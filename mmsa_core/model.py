@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmsa_core import registry
 from mmsa_core.config import NONE, HeadsConfig, MemberConfig, PairConfig, PlugIn
 from mmsa_core.errors import UserError
+from mmsa_core.loader import take
 from mmsa_core.noise import Dropout
-from mmsa_core.plugin import Alignment, Encoder, Fusion, LabelGenerator, RegularizedFusion, Weighting, hyper
-from mmsa_core.tensors import Batch, LabelTable, Outputs, Pair
+from mmsa_core.plugin import (
+    Alignment,
+    Encoder,
+    Fusion,
+    GradientWeighting,
+    LabelGenerator,
+    ProjectingStrategy,
+    RegularizedFusion,
+    Strategy,
+    Weighting,
+    hyper,
+)
+from mmsa_core.tensors import Batch, LabelTable, Outputs, Pair, Rows
+
+Project = Callable[[Tensor], Tensor]
 
 
 class Head(nn.Module):
@@ -29,9 +44,21 @@ class Head(nn.Module):
         self.second = nn.Linear(config.dim, config.dim)
         self.out = nn.Linear(config.dim, 1)
 
-    def forward(self, x: Float[Tensor, "batch inputs"]) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch post"]]:
-        hidden = torch.relu(self.first(self.dropout(x)))
+    def forward(
+        self, x: Float[Tensor, "batch inputs"], project: Project | None = None
+    ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch post"]]:
+        """Return predictions and the first hidden layer, whose weight learns from ``project(x)`` where it is given."""
+        x = self.dropout(x)
+        first: Tensor = self.first(x) if project is None else _taught(self.first, x, project(x).detach())
+        hidden = torch.relu(first)
         return self.out(torch.relu(self.second(hidden)))[:, 0], hidden
+
+
+def _taught(layer: nn.Linear, x: Tensor, seen: Tensor) -> Tensor:
+    """Return ``layer(x)``, with the weight's gradient that of the input ``seen``; the bias's and that of ``x`` are
+    their own."""
+    fixed = layer.weight.detach()
+    return F.linear(x, fixed, layer.bias) + F.linear(seen, layer.weight) - F.linear(seen, fixed)
 
 
 class SentimentModel(nn.Module):
@@ -51,15 +78,31 @@ class SentimentModel(nn.Module):
         self.head = Head(self.fusion.dim, config.heads)
         unimodal = len(encoders) if config.labels.name != NONE else 0
         self.unimodal_heads = nn.ModuleList(Head(config.width, config.heads) for _ in range(unimodal))
+        self.strategy: Strategy | None = None
+        if config.strategy.name != NONE:
+            self.strategy = registry.build(
+                "strategies", config.strategy.name, config.modalities, **config.strategy.params
+            )
 
     def forward(self, batch: Batch) -> Outputs:
+        """Return the outputs for a batch; outside training the predictions are the strategy's."""
+        outputs = self.outputs(batch)
+        if self.training or self.strategy is None:
+            return outputs
+        return outputs._replace(prediction=self.strategy.predict(self.outputs, batch))
+
+    def outputs(self, batch: Batch) -> Outputs:
+        """Return what the modules make of a batch, whatever the strategy."""
         present = batch.available.unbind(1)
         embeddings = [_only(a, e(f)) for e, f, a in zip(self.encoders, batch.features, present, strict=True)]
         parts = [_only(a, torch.relu(p(e))) for p, e, a in zip(self.projections, embeddings, present, strict=True)]
-        prediction, fused = self.head(self.fusion(torch.stack(parts, 1), batch.available))
+        fusion = self.fusion(torch.stack(parts, 1), batch.available)
+        projects = self.training and isinstance(self.strategy, ProjectingStrategy)
+        prediction, fused = self.head(fusion, cast(ProjectingStrategy, self.strategy).project if projects else None)
         heads = [head(part) for head, part in zip(self.unimodal_heads, parts, strict=False)]
         unimodal = torch.stack([h[0] for h in heads], 1) if heads else prediction.new_zeros(len(prediction), 0)
-        return Outputs(prediction, unimodal, fused, tuple(h[1] for h in heads), tuple(embeddings), tuple(parts))
+        representations = tuple(h[1] for h in heads)
+        return Outputs(prediction, unimodal, fused, representations, tuple(embeddings), tuple(parts), fusion)
 
 
 class AlignedPair(nn.Module):
@@ -93,8 +136,9 @@ class AlignedPair(nn.Module):
 class Member(nn.Module):
     """One member in training: the model, its alignments, its label generator and its weighting."""
 
-    def __init__(self, config: MemberConfig, inputs: Mapping[str, int], table: LabelTable) -> None:
+    def __init__(self, config: MemberConfig, inputs: Mapping[str, int], table: LabelTable, rows: Rows) -> None:
         super().__init__()
+        self.rows = rows
         self.model = SentimentModel(config, inputs)
         order = config.modalities
         dims = [cast(Encoder, e).dim for e in self.model.encoders]
@@ -105,7 +149,7 @@ class Member(nn.Module):
             pairs.append(AlignedPair(pair, (i, j), at, f"alignment.{name}"))
         self.pairs = nn.ModuleList(pairs)
         self.labels: LabelGenerator | None = None
-        self.weighting: Weighting | None = None
+        self.weighting: Weighting | GradientWeighting | None = None
         if config.labels.name != NONE:
             post = config.heads.dim
             self.labels = registry.build("labels", config.labels.name, table, post, post, **config.labels.params)
@@ -113,25 +157,51 @@ class Member(nn.Module):
             self.weighting = registry.build("weighting", config.weighting.name, tasks, **config.weighting.params)
 
     def forward(
-        self, batch: Batch, rows: Int[Tensor, "batch"], labels: Float[Tensor, "batch"], epoch: Int[Tensor, ""]
-    ) -> Float[Tensor, ""]:
-        """Return the training loss of a batch and let the label generator learn from it.
+        self, data: Batch, rows: Int[Tensor, "batch"], labels: Float[Tensor, "all"], epoch: Int[Tensor, ""]
+    ) -> Float[Tensor, "loss"]:
+        """Return the training loss of the rows ``rows`` of a whole split, and let label generator and strategy learn.
 
-        The generator reads the outputs before the optimiser's step, as Self-MM's does after its backward pass.
+        It is one loss, or one per task where the weighting balances gradients. The generator reads the outputs before
+        the optimiser's step, as Self-MM's does after its backward pass.
         """
+        strategy, shown = self.model.strategy, rows
+        if strategy is not None:
+            shown = strategy.select(rows, self.rows)
+        batch, labels = take(data, shown), labels[shown]
+        if strategy is not None:
+            batch = strategy.view(batch, shown)
         outputs: Outputs = self.model(batch)
-        loss = (outputs.prediction - labels).abs().mean()
-        if self.labels is not None and self.weighting is not None:
-            targets, weights = self.labels.targets(rows)
-            errors = weights * (outputs.unimodal - targets).abs() * batch.available
-            loss = self.weighting(torch.cat([loss[None], errors.mean(0)]))
-            with torch.no_grad():
-                self.labels.update(rows, outputs, epoch)
+        tasks = self._tasks(rows, batch, outputs, labels, epoch)
+        balanced = isinstance(self.weighting, GradientWeighting)
+        losses = self.weighting(tasks)[None] if self.weighting is not None and not balanced else tasks
+        rest = losses.new_zeros(())
         for pair in self.pairs:
-            loss = loss + pair(outputs, batch, labels)
+            rest = rest + pair(outputs, batch, labels)
         if isinstance(self.model.fusion, RegularizedFusion):
-            loss = loss + self.model.fusion.penalty(torch.stack(outputs.projections, 1), batch.available)
-        return loss
+            rest = rest + self.model.fusion.penalty(torch.stack(outputs.projections, 1), batch.available)
+        if strategy is not None:
+            rest = rest + strategy.loss(self.model.outputs, batch, outputs, labels, shown)
+        return torch.cat([losses[:1] + rest, losses[1:]])
+
+    def _tasks(
+        self,
+        rows: Int[Tensor, "batch"],
+        batch: Batch,
+        outputs: Outputs,
+        labels: Float[Tensor, "shown"],
+        epoch: Int[Tensor, ""],
+    ) -> Float[Tensor, "task"]:
+        """Return the losses of the fusion task and of each unimodal one, on the batch's own rows."""
+        n = len(rows)
+        loss = (outputs.prediction[:n] - labels[:n]).abs().mean()[None]
+        if self.labels is None:
+            return loss
+        own = outputs if n == len(labels) else outputs.first(n)
+        targets, weights = self.labels.targets(rows)
+        errors = weights * (own.unimodal - targets).abs() * batch.available[:n]
+        with torch.no_grad():
+            self.labels.update(rows, own, epoch)
+        return torch.cat([loss, errors.mean(0)])
 
 
 def complete(config: MemberConfig) -> MemberConfig:
@@ -156,6 +226,7 @@ def complete(config: MemberConfig) -> MemberConfig:
         alignment=pairs,
         fusion=full("fusion", config.fusion, "fusion"),
         labels=labels,
+        strategy=full("strategies", config.strategy, "strategy"),
         weighting=full("weighting", config.weighting, "weighting") if labels.name != NONE else PlugIn(NONE),
     )
 

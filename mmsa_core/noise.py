@@ -77,7 +77,8 @@ class Normal(Noise):
     """Standard normal numbers."""
 
     def forward(self, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
-        centred = ((self.bits(shape) >> 7).float() + 0.5) / 2**23 - 1  # symmetric in (-1, 1)
+        # symmetric in (-1, 1) and never an end, which would be infinite: 24 bits and the half would round up to 1
+        centred = ((self.bits(shape) >> 8).float() + 0.5) / 2**22 - 1
         return torch.erfinv(centred) * 2**0.5
 
 

@@ -8,7 +8,7 @@ No BatchNorm, no data-dependent shapes, no ``.item()``: a plug-in must run under
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmsa_core.tensors import Features, Outputs, Pair
+from mmsa_core.tensors import Batch, Features, Outputs, Pair, Rows
 
 
 def hyper(value: float) -> nn.Buffer:
@@ -124,6 +124,73 @@ class Weighting(nn.Module, ABC):
     @abstractmethod
     def forward(self, losses: Float[Tensor, "task"]) -> Float[Tensor, ""]:
         """Return the weighted sum of the losses; a task whose loss is 0 costs nothing."""
+
+
+class GradientWeighting(nn.Module, ABC):
+    """Balances the tasks by their gradients. Constructor: ``(tasks, *, ...)``; ``tasks[0]`` is the fusion task, and all
+    losses that are no task's (alignments, penalties) count as its.
+
+    State from step to step is buffers, changed in place.
+    """
+
+    @abstractmethod
+    def forward(
+        self, losses: Float[Tensor, "task"], gradients: Float[Tensor, "task all"], owners: Int[Tensor, "all"]
+    ) -> Float[Tensor, "all"]:
+        """Return the gradient to step by, from each task's own.
+
+        ``owners`` says of every parameter whose it is: the position of a modality (its encoder and projection), or -1.
+        """
+
+
+class Strategy(nn.Module, ABC):
+    """How a training step sees its data, and how predictions are made. Constructor: ``(modalities, *, ...)`` with the
+    names of those in use.
+
+    State is buffers, changed in place in training alone and exported with the model. Random draws come from
+    :mod:`mmsa_core.noise`.
+    """
+
+    forces: ClassVar[Mapping[str, str]]
+    """What the strategy needs elsewhere: place -> plug-in, e.g. ``{"fusion": "sum", "alignment": "none"}``."""
+    streams: ClassVar[bool]
+    """Whether an epoch goes through the domains (e.g. videos) one after the other instead of mixing them."""
+
+    @abstractmethod
+    def select(self, rows: Int[Tensor, "batch"], split: Rows) -> Int[Tensor, "shown"]:
+        """Return the training rows of a step: those of the batch first, which the tasks learn, then any others of
+        ``split``, which only alignments, penalties and :meth:`loss` see."""
+
+    @abstractmethod
+    def view(self, batch: Batch, rows: Int[Tensor, "shown"]) -> Batch:
+        """Return what training is shown of a batch."""
+
+    @abstractmethod
+    def loss(
+        self,
+        model: Callable[[Batch], Outputs],
+        batch: Batch,
+        outputs: Outputs,
+        labels: Float[Tensor, "shown"],
+        rows: Int[Tensor, "shown"],
+    ) -> Float[Tensor, ""]:
+        """Return a loss of the strategy's own, 0 where it has none, and learn from the step in place.
+
+        ``outputs`` are the model's of ``batch`` (the view); ``model`` gives those of any other. ``labels`` of rows
+        without one are 0.
+        """
+
+    @abstractmethod
+    def predict(self, model: Callable[[Batch], Outputs], batch: Batch) -> Float[Tensor, "batch"]:
+        """Return predictions outside training."""
+
+
+class ProjectingStrategy(Strategy, ABC):
+    """A strategy that edits the gradient of the head's first layer: the layer learns as if its input were another."""
+
+    @abstractmethod
+    def project(self, x: Float[Tensor, "shown dim"]) -> Float[Tensor, "shown dim"]:
+        """Return what the head's weight gradient is made of in place of the head's input ``x``."""
 
 
 class LabelGenerator(nn.Module, ABC):

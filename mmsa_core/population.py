@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from mmsa_core import registry
-from mmsa_core.config import MODALITIES, MemberConfig
+from mmsa_core.config import MODALITIES, NONE, MemberConfig
 from mmsa_core.loader import SplitTensors, take, widths
 from mmsa_core.model import Member
 from mmsa_core.noise import mix, salt_layers
-from mmsa_core.plugin import PretrainedEncoder
+from mmsa_core.plugin import GradientWeighting, PretrainedEncoder
 from mmsa_core.tensors import Batch
 
 EVALUATION_FLOATS = 2**20
@@ -71,6 +71,7 @@ class Population:
         columns = [dict(m.named_buffers()) for m in models]
         self.buffers = {n: torch.stack([c[n] for c in columns]) for n in columns[0] if n not in self.noise_keys}
         self.rates, self.decay, self.clip = _optimizer_rows(specs, self.names, self.shapes, train.device)
+        self.owners = owners(self.names, self.shapes).to(train.device)
 
     def __len__(self) -> int:
         return self.alive
@@ -145,7 +146,7 @@ class Population:
 
     def _order(self, epoch: int) -> tuple[Int[Tensor, "member row"], Int[Tensor, "member step"]]:
         """Return each member's sample order and noise keys: functions of its seed and the epoch alone."""
-        drawn = {s: draw_epoch(s, epoch, len(self.train), self.config.batch_size) for s in set(self.seeds)}
+        drawn = {s: draw_epoch(s, epoch, self.config, self.train) for s in set(self.seeds)}
         order, keys = (torch.from_numpy(np.stack([drawn[s][i] for s in self.seeds])) for i in (0, 1))
         return order.to(self.train.device), keys.to(self.train.device)
 
@@ -156,11 +157,34 @@ class Population:
         agree: a batch shared by all would turn its products into one whose rounding depends on the number of members,
         for less than 10 % of time."""
         parameters = self._parameters(self.weights)
-        call = vmap(self._loss, in_dims=(0, 0, 0, 0, 0, None))
         buffers = {**self.buffers, **self._keys(keys)}
-        loss = call(parameters, buffers, take(self.data, rows), rows, self.train.labels[rows], epoch)
-        (gradient,) = torch.autograd.grad(loss.sum(), self.weights)
-        return loss.detach(), gradient
+        call = vmap(self._loss, in_dims=(0, 0, None, 0, None, None))
+        losses = call(parameters, buffers, self.data, rows, self.train.labels, epoch)
+        count = losses.shape[1]
+        gradients = [
+            torch.autograd.grad(losses[:, k].sum(), self.weights, retain_graph=k + 1 < count)[0] for k in range(count)
+        ]
+        losses = losses.detach()
+        if count == 1:
+            return losses[:, 0], gradients[0]
+        return losses.sum(1), self._balanced(buffers, losses, torch.stack(gradients, 1))
+
+    def _balanced(
+        self,
+        buffers: dict[str, Tensor],
+        losses: Float[Tensor, "member task"],
+        gradients: Float[Tensor, "member task all"],
+    ) -> Float[Tensor, "member all"]:
+        """Return every member's gradient as its weighting makes it of those of the tasks."""
+        weighting = self.template.weighting
+        assert isinstance(weighting, GradientWeighting)
+        own = {n.removeprefix("weighting."): t for n, t in buffers.items() if n.startswith("weighting.")}
+
+        def one(state: dict[str, Tensor], loss: Tensor, gradient: Tensor) -> Tensor:
+            balanced: Tensor = functional_call(weighting, state, (loss, gradient, self.owners))
+            return balanced
+
+        return vmap(one)(own, losses, gradients)
 
     def _step(self, gradient: Float[Tensor, "member all"]) -> None:
         self.steps += 1
@@ -173,12 +197,12 @@ class Population:
         self,
         parameters: dict[str, Tensor],
         buffers: dict[str, Tensor],
-        batch: Batch,
+        data: Batch,
         rows: Tensor,
         labels: Tensor,
         epoch: Tensor,
     ) -> Tensor:
-        result: Tensor = functional_call(self.template, (parameters, buffers), (batch, rows, labels, epoch))
+        result: Tensor = functional_call(self.template, (parameters, buffers), (data, rows, labels, epoch))
         return result
 
     def _inference(self) -> dict[str, Tensor]:
@@ -225,10 +249,27 @@ def adamw(
     weights.sub_(first.div(scale).mul_(rates / (1 - BETA1**step)))
 
 
-def draw_epoch(seed: int, epoch: int, rows: int, batch_size: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Return a member's sample order [row] and noise keys [step] of an epoch: functions of its seed and the epoch."""
+def draw_epoch(
+    seed: int, epoch: int, config: MemberConfig, train: SplitTensors
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return a member's sample order [row] and noise keys [step] of an epoch: functions of its seed and the epoch.
+
+    Where the strategy streams, the domains come one after the other, in an order that is the member's own.
+    """
     rng = np.random.default_rng((seed, epoch))
-    return rng.permutation(rows), rng.integers(0, 2**31, math.ceil(rows / batch_size), dtype=np.int32)
+    order = rng.permutation(len(train))
+    keys = rng.integers(0, 2**31, math.ceil(len(train) / config.batch_size), dtype=np.int32)
+    if config.strategy.name != NONE and registry.load("strategies", config.strategy.name).streams:
+        domains = train.rows.domains.cpu().numpy()
+        rank = np.random.default_rng(seed).permutation(domains.max() + 1)
+        order = order[np.argsort(rank[domains[order]], kind="stable")]
+    return order, keys
+
+
+def owners(names: Sequence[str], shapes: Sequence[torch.Size]) -> Int[Tensor, "all"]:
+    """Return whose each parameter is: the position of the modality of its encoder or projection, or -1."""
+    own = [int(n.split(".")[2]) if n.startswith(("model.encoders.", "model.projections.")) else -1 for n in names]
+    return torch.tensor(own).repeat_interleave(torch.tensor([s.numel() for s in shapes]))
 
 
 def initialised(specs: Sequence[MemberSpec], data: Batch, train: SplitTensors) -> list[Member]:
@@ -239,7 +280,7 @@ def initialised(specs: Sequence[MemberSpec], data: Batch, train: SplitTensors) -
     for spec in specs:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix("weights", spec.seed))
-            members.append(Member(spec.config, inputs, table).to(train.device))
+            members.append(Member(spec.config, inputs, table, train.rows).to(train.device))
     return members
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmsa_core.errors import UserError, nearest
 
-KINDS = ("encoders", "alignment", "fusion", "labels", "weighting")
+KINDS = ("encoders", "alignment", "fusion", "labels", "weighting", "strategies")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mmsa_core.loader import SplitTensors, take
 from mmsa_core.model import Member
 from mmsa_core.noise import Noise, mix, salt_layers
-from mmsa_core.plugin import PretrainedEncoder
-from mmsa_core.population import BETA1, BETA2, EPSILON, MemberSpec, draw_epoch, initialised
+from mmsa_core.plugin import GradientWeighting, PretrainedEncoder
+from mmsa_core.population import BETA1, BETA2, EPSILON, MemberSpec, draw_epoch, initialised, owners
 from mmsa_core.tensors import Batch
 
 EVALUATION_ROWS = 256
@@ -89,7 +89,7 @@ class _Solo:
 
     def train_epoch(self, data: Batch, epoch: int) -> Float[Tensor, ""]:
         config, device = self.spec.config, self.train.device
-        order, keys = draw_epoch(self.spec.seed, epoch, len(self.train), config.batch_size)
+        order, keys = draw_epoch(self.spec.seed, epoch, config, self.train)
         batches = torch.from_numpy(order).to(device).split(config.batch_size)
         number = torch.tensor(epoch, device=device)
         self.member.train()
@@ -99,12 +99,29 @@ class _Solo:
             for step, rows in enumerate(batches):
                 for layer in self.noise:
                     layer.key.fill_(int(keys[step]))
-                loss = self.member(take(data, rows), rows, self.train.labels[rows], number)
-                loss.backward()
-                losses.append(loss.detach())
+                own = self.member(data, rows, self.train.labels, number)
+                self._backward(own)
+                losses.append(own.detach().sum())
                 if (step + 1) % config.optimizer.accumulate == 0 or step + 1 == len(batches):
                     self._step(step % config.optimizer.accumulate + 1, len(batches))
         return torch.stack(losses).mean()
+
+    def _backward(self, losses: Float[Tensor, "loss"]) -> None:
+        """Add a batch's gradient to what is accumulated."""
+        weighting = self.member.weighting
+        if not isinstance(weighting, GradientWeighting):
+            losses.sum().backward()
+            return
+        named = {n: p for n, p in self.member.named_parameters() if p.requires_grad}
+        rows = []
+        for k, loss in enumerate(losses):
+            found = torch.autograd.grad(loss, list(named.values()), retain_graph=k + 1 < len(losses), allow_unused=True)
+            parts = [torch.zeros_like(p) if g is None else g for g, p in zip(found, named.values(), strict=True)]
+            rows.append(torch.cat([g.flatten() for g in parts]))
+        whose = owners(list(named), [p.shape for p in named.values()]).to(self.train.device)
+        gradient = weighting(losses.detach(), torch.stack(rows), whose)
+        for p, g in zip(named.values(), gradient.split([p.numel() for p in named.values()]), strict=True):
+            p.grad = g.view_as(p) if p.grad is None else p.grad + g.view_as(p)
 
     def _step(self, batches: int, batches_per_epoch: int) -> None:
         """Take one step by the mean gradient of the last ``batches`` batches."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmsa_core.config import MODALITIES
 
-__all__ = ["MODALITIES", "Batch", "Features", "LabelTable", "Outputs", "Pair", "pair_names"]
+__all__ = ["MODALITIES", "Batch", "Features", "LabelTable", "Outputs", "Pair", "Rows", "pair_names"]
 
 
 def pair_names(modalities: tuple[str, ...]) -> tuple[str, ...]:
@@ -57,8 +57,17 @@ class LabelTable(NamedTuple):
     modalities: int
 
 
+class Rows(NamedTuple):
+    """The rows of a training split: those with labels come first, then those without; each is of a domain."""
+
+    labeled: int
+    unlabeled: int
+    domains: Int[Tensor, "all"]
+
+
 class Outputs(NamedTuple):
-    """What the model returns: predictions, the representations that label generators read, and alignment losses."""
+    """What the model returns: predictions, the representations that label generators and alignments read, and what the
+    fusion handed to the head."""
 
     prediction: Float[Tensor, "batch"]
     unimodal: Float[Tensor, "batch modality"]
@@ -66,3 +75,16 @@ class Outputs(NamedTuple):
     representations: tuple[Float[Tensor, "batch post"], ...]
     embeddings: tuple[Float[Tensor, "batch dim"], ...]
     projections: tuple[Float[Tensor, "batch width"], ...]
+    fusion: Float[Tensor, "batch dim"]
+
+    def first(self, count: int) -> Outputs:
+        """Return the outputs of the first ``count`` rows."""
+        return Outputs(
+            self.prediction[:count],
+            self.unimodal[:count],
+            self.fused[:count],
+            tuple(t[:count] for t in self.representations),
+            tuple(t[:count] for t in self.embeddings),
+            tuple(t[:count] for t in self.projections),
+            self.fusion[:count],
+        )

@@ -78,7 +78,7 @@ def build_check(config: MemberConfig, train: SplitTensors) -> None:
         UserError: the configuration cannot be built for this data.
     """
     batch = train.batch(config)
-    Member(config, widths(batch, config), train.table(config))
+    Member(config, widths(batch, config), train.table(config), train.rows)
 
 
 def write_model(opened: Opened, record: Mapping[str, Any]) -> Path:

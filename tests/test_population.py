@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmsa_core import registry
-from mmsa_core.loader import SplitTensors, take, widths
+from mmsa_core.loader import SplitTensors, widths
 from mmsa_core.model import Member
 from mmsa_core.noise import Dropout, mix, salt_layers
 from mmsa_core.population import MemberSpec, Population, adamw
@@ -160,7 +160,7 @@ def ordinary(spec: MemberSpec, train: SplitTensors, valid: SplitTensors, epochs:
     """Train one member without the engine; return losses by epoch, predictions, and how many steps were clipped."""
     settings, batch = spec.config.optimizer, train.batch(spec.config)
     torch.manual_seed(mix("weights", spec.seed))
-    module = Member(spec.config, widths(batch, spec.config), train.table(spec.config))
+    module = Member(spec.config, widths(batch, spec.config), train.table(spec.config), train.rows)
     salt_layers(module)
     steps = torch.optim.AdamW(module.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     losses, clipped = [], 0
@@ -171,7 +171,7 @@ def ordinary(spec: MemberSpec, train: SplitTensors, valid: SplitTensors, epochs:
             for layer in module.modules():
                 if isinstance(layer, Dropout):
                     layer.key.copy_(key)
-            loss = module(take(batch, rows), rows, train.labels[rows], torch.tensor(epoch))
+            (loss,) = module(batch, rows, train.labels, torch.tensor(epoch))
             steps.zero_grad()
             loss.backward()
             for parameter in module.parameters():  # the engine decays what has no gradient yet, as a zero does

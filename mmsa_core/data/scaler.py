@@ -37,7 +37,8 @@ class Scaler:
         Raises:
             UserError: the split has a modality or width that the scaler has not seen.
         """
-        return replace(split, features={m: self._scaled(split, m) for m in split.features})
+        unlabeled = None if split.unlabeled is None else self.apply(split.unlabeled)
+        return replace(split, features={m: self._scaled(split, m) for m in split.features}, unlabeled=unlabeled)
 
     def to_dict(self) -> dict[str, NDArray[np.float32]]:
         """Return plain arrays under keys like ``audio.mean``."""

@@ -11,6 +11,8 @@ from mmsa_core.config import MODALITIES
 
 SplitName: TypeAlias = Literal["train", "valid", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
+UNLABELED = "unlabeled"
+"""The name of the rows without labels, beside the splits."""
 LABELS = "regression_labels"
 UNIMODAL = {m: f"{LABELS}_{m[0].upper()}" for m in MODALITIES}
 """MMSA's names of the human unimodal labels: ``regression_labels_T``, ``_A`` and ``_V``."""

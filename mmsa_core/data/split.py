@@ -20,6 +20,7 @@ class Split:
         unimodal: By modality [N]: what people said who had only that modality; empty without such labels.
         raw_text: Transcripts; empty where the file has none.
         text_bert: [N, 3, T] BERT's ids, mask and token types as MMSA's files have them; None where the file has none.
+        unlabeled: Of the training split: rows without labels (their ``labels`` are 0); None where the file has none.
     """
 
     ids: tuple[str, ...]
@@ -29,6 +30,7 @@ class Split:
     unimodal: dict[str, NDArray[np.float32]]
     raw_text: tuple[str, ...]
     text_bert: NDArray[np.int64] | None = None
+    unlabeled: Split | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

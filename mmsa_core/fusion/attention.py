@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmsa_core.fusion._masked import present
 from mmsa_core.noise import Dropout
 from mmsa_core.plugin import Fusion
 
@@ -35,7 +36,7 @@ class Attention(Fusion):
     def forward(
         self, parts: Float[Tensor, "batch modality width"], available: Bool[Tensor, "batch modality"]
     ) -> Float[Tensor, "batch {self.dim}"]:
-        tokens = parts + self.which
+        tokens = present(parts, available) + self.which
         seen = self.norm(tokens)
         query, key, value = (self._split(layer(seen)) for layer in (self.query, self.key, self.value))
         scores = query @ key.mT * query.shape[-1] ** -0.5
@@ -43,8 +44,7 @@ class Attention(Fusion):
         lowest = torch.full_like(scores, torch.finfo(scores.dtype).min)
         looked = torch.where(available[:, None, None, :], scores, lowest).softmax(-1) @ value
         tokens = tokens + self.dropout(self.out(looked.transpose(1, 2).flatten(2)))
-        kept: Tensor = tokens * available[:, :, None]
-        return kept.sum(1) / available.sum(1, keepdim=True).clamp(min=1)
+        return present(tokens, available).sum(1) / available.sum(1, keepdim=True).clamp(min=1)
 
     def _split(self, values: Float[Tensor, "batch modality inner"]) -> Float[Tensor, "batch head modality size"]:
         return values.reshape(*values.shape[:2], self.heads, -1).transpose(1, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmsa_core.fusion._masked import present
 from mmsa_core.plugin import Fusion
 
 
@@ -25,5 +26,6 @@ class Gated(Fusion):
     def forward(
         self, parts: Float[Tensor, "batch modality width"], available: Bool[Tensor, "batch modality"]
     ) -> Float[Tensor, "batch {self.dim}"]:
-        gates: Tensor = self.gate(parts.flatten(1)).sigmoid().view_as(parts)
-        return (gates * parts).sum(1)
+        known = present(parts, available)
+        gates: Tensor = self.gate(known.flatten(1)).sigmoid().view_as(known)
+        return (gates * known).sum(1)

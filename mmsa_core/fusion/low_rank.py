@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmsa_core.fusion._masked import present
 from mmsa_core.plugin import Fusion
 
 
@@ -30,7 +31,8 @@ class LowRank(Fusion):
     def forward(
         self, parts: Float[Tensor, "batch modality width"], available: Bool[Tensor, "batch modality"]
     ) -> Float[Tensor, "batch {self.dim}"]:
-        projected = torch.einsum("bmi,mrid->mbrd", F.pad(parts, (1, 0), value=1.0), self.factors)
+        with_1 = F.pad(present(parts, available), (1, 0), value=1.0)
+        projected = torch.einsum("bmi,mrid->mbrd", with_1, self.factors)
         product = projected[0]
         for factor in projected[1:]:  # not torch.prod: its gradient looks at the values
             product = product * factor

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mmsa_core.fusion._masked import present
 from mmsa_core.plugin import Fusion
 
 
@@ -21,4 +22,4 @@ class Sum(Fusion):
     def forward(
         self, parts: Float[Tensor, "batch modality width"], available: Bool[Tensor, "batch modality"]
     ) -> Float[Tensor, "batch {self.dim}"]:
-        return parts.sum(1)
+        return present(parts, available).sum(1)

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmsa_core.fusion._masked import present
 from mmsa_core.noise import Dropout
 from mmsa_core.plugin import Fusion
 
@@ -31,10 +32,11 @@ class TensorFusion(Fusion):
     def forward(
         self, parts: Float[Tensor, "batch modality width"], available: Bool[Tensor, "batch modality"]
     ) -> Float[Tensor, "batch {self.dim}"]:
+        known = present(parts, available)
+        reduced = [reduce(part).relu() for reduce, part in zip(self.reduce, known.unbind(1), strict=True)]
+        factors = F.pad(present(torch.stack(reduced, 1), available), (1, 0), value=1.0)
         product = parts.new_ones(parts.shape[0], 1)
-        for m, reduce in enumerate(self.reduce):
-            small = reduce(parts[:, m]).relu() * available[:, m, None]
-            factor = F.pad(small, (1, 0), value=1.0)
+        for factor in factors.unbind(1):
             product = torch.einsum("bi,bj->bij", product, factor).flatten(1)
         out: Tensor = self.out(self.dropout(product))
         return out

@@ -40,7 +40,7 @@ def representations(rows: Tensor, epoch: int, modalities: int = 3, seed: int = 0
 
 def outputs(fused: Tensor, *parts: Tensor) -> Outputs:
     n = len(fused)
-    return Outputs(torch.zeros(n), torch.zeros(n, len(parts)), fused, parts, (), ())
+    return Outputs(torch.zeros(n), torch.zeros(n, len(parts)), fused, parts, (), (), fused)
 
 
 def course(generator: LabelGenerator, epochs: int = 3, modalities: int = 3, seed: int = 0) -> list[Tensor]:

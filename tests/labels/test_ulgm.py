@@ -107,7 +107,8 @@ def outputs(features: Mapping[str, Array]) -> Outputs:
     """Return a model's outputs of which only the representations mean anything."""
     fused, *parts = (torch.tensor(f, dtype=torch.float32) for f in features.values())
     n = len(fused)
-    return Outputs(torch.full((n,), torch.nan), torch.full((n, len(parts)), torch.nan), fused, tuple(parts), (), ())
+    nothing, each = torch.full((n,), torch.nan), torch.full((n, len(parts)), torch.nan)
+    return Outputs(nothing, each, fused, tuple(parts), (), (), fused)
 
 
 def draw_labels(rng: np.random.Generator, high: float, case: str) -> Array:
