@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from mmsa_core.errors import UserError
-from mmsa_core.noise import Dropout, mix, salt_layers, uniform_bits
+from mmsa_core.noise import Dropout, Normal, mix, salt_layers, uniform_bits
 
 N = 200_000
 
@@ -92,6 +92,19 @@ def test_bits_are_uniform(start: int) -> None:
         assert 63 - 5 * 126**0.5 < chi2 < 63 + 5 * 126**0.5  # mean 63 and variance 126 for 63 degrees of freedom
     centred = bits.double() / 2**31 - 0.5
     assert abs((centred[1:] * centred[:-1]).mean().item()) * 12 < 5 / N**0.5
+
+
+@pytest.mark.parametrize("bits", [0, 2**30, 2**31 - 1])
+def test_normal_numbers_are_finite_at_the_ends(monkeypatch: pytest.MonkeyPatch, bits: int) -> None:
+    """An infinite draw every 2^24 would end a member of a long study."""
+    monkeypatch.setattr(Normal, "bits", lambda _, shape: torch.full(shape, bits, dtype=torch.int32))
+    assert Normal()((2,)).isfinite().all()
+
+
+def test_normal_numbers_have_the_moments_of_the_normal_distribution() -> None:
+    drawn = Normal()((N,)).double()
+    for power, expected, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs((drawn**power).mean().item() - expected) < 5 * (variance / N) ** 0.5
 
 
 def test_shape_only_arranges_the_stream() -> None:
