@@ -14,7 +14,7 @@ from mmsa_core.data.checks import check_structure, choose_modalities, used_keys
 from mmsa_core.data.mmsa_pickle import MmsaPickleSource
 from mmsa_core.data.npz import NpzSource
 from mmsa_core.data.rows import left_align
-from mmsa_core.data.source import LABELS, SPLITS, TEXT_BERT, UNIMODAL, Source, SplitName
+from mmsa_core.data.source import LABELS, SPLITS, TEXT_BERT, UNIMODAL, UNLABELED, Source, SplitName
 from mmsa_core.data.split import Split
 from mmsa_core.data.text import OnProgress, TextModel, read_text_model, with_text_features
 from mmsa_core.errors import UserError
@@ -84,7 +84,7 @@ class Dataset:
         self._nonfinite = nonfinite
 
     def split(self, name: SplitName) -> Split:
-        """Load one split; of an ``.npz`` only its own arrays are read.
+        """Load one split; of an ``.npz`` only its own arrays are read. With ``train`` come the rows without labels.
 
         Raises:
             UserError: a label or feature is not finite or no number, or lengths do not fit.
@@ -98,10 +98,12 @@ class Dataset:
         }
         texts = self._strings(f"{name}/raw_text") if f"{name}/raw_text" in keys else ()
         labels, tokens = self._labels(f"{name}/{LABELS}"), self._tokens(f"{name}/{TEXT_BERT}")
-        return Split(self.ids(name), features, lengths, labels, unimodal, texts, tokens)
+        own = name == "train" and any(k.startswith(f"{UNLABELED}/") for k in keys)
+        unlabeled = self.unlabeled(self.dims(), f"{UNLABELED}/") if own else None
+        return Split(self.ids(name), features, lengths, labels, unimodal, texts, tokens, unlabeled)
 
-    def unlabeled(self, widths: Mapping[str, int]) -> Split:
-        """Load rows that stand in the file without split and label (``audio``, not ``train/audio``); labels are 0.
+    def unlabeled(self, widths: Mapping[str, int], prefix: str = "") -> Split:
+        """Load rows without split and label, whose keys are ``prefix`` and a name (``audio``); their labels are 0.
 
         A modality that the file lacks is missing in every row, with the width that ``widths`` says.
 
@@ -109,30 +111,35 @@ class Dataset:
             UserError: there is nothing to read, arrays do not fit together, or a feature is not finite.
         """
         source, place = self._source, self._source.place
-        keys = [k for k in ("id", "raw_text", TEXT_BERT, *self.modalities) if k in source.keys]
-        if not {*keys} - {"id"}:
+        keys = {n: f"{prefix}{n}" for n in ("id", "raw_text", TEXT_BERT, *self.modalities)}
+        found = [k for k in keys.values() if k in source.keys]
+        if not {*found} - {keys["id"]}:
             raise UserError(f"{place}: holds nothing that the model reads; give raw_text, {', '.join(self.modalities)}")
-        rows = source.shape(keys[0])[0]
+        rows = source.shape(found[0])[0]
+        for key in found:
+            own = source.shape(key)[0]
+            if own != rows:
+                raise UserError(f"{place}: {key} has {own} rows but {found[0]} has {rows}; give one row per sample")
         features, lengths = {}, {}
-        for key in keys:
-            shape = source.shape(key)
-            if shape[0] != rows:
-                raise UserError(f"{place}: {key} has {shape[0]} rows but {keys[0]} has {rows}; give one row per sample")
         for m, width in widths.items():
-            if m not in source.keys:
+            if keys[m] in found:
+                self._check_width(keys[m], width)
+                features[m], lengths[m] = left_align(*self._sequences(keys[m]))
+            else:
                 features[m], lengths[m] = np.zeros((rows, 1, width), np.float32), np.zeros(rows, np.int64)
-                continue
-            if len(source.shape(m)) not in (2, 3) or source.shape(m)[-1] != width:
-                raise UserError(
-                    f"{place}: {m} has shape {list(source.shape(m))}; it must be [samples, time, {width}] or "
-                    f"[samples, {width}], as the model was trained"
-                )
-            features[m], lengths[m] = left_align(*self._sequences(m))
-        ids = self._strings("id") if "id" in source.keys else tuple(str(i) for i in range(rows))
-        tokens = self._tokens(TEXT_BERT)
+        ids = self._strings(keys["id"]) if keys["id"] in found else tuple(f"{prefix}{i}" for i in range(rows))
+        tokens = self._tokens(keys[TEXT_BERT])
         silent = ("",) * rows if tokens is None else ()
-        texts = self._strings("raw_text") if "raw_text" in source.keys else silent
+        texts = self._strings(keys["raw_text"]) if keys["raw_text"] in found else silent
         return Split(ids, features, lengths, np.zeros(rows, np.float32), {}, texts, tokens)
+
+    def _check_width(self, key: str, width: int) -> None:
+        shape = self._source.shape(key)
+        if len(shape) not in (2, 3) or shape[-1] != width:
+            raise UserError(
+                f"{self._source.place}: {key} has shape {list(shape)}; it must be [samples, time, {width}] or "
+                f"[samples, {width}], as the training data"
+            )
 
     def check(self) -> None:
         """Load every split once and hand out nothing, so that a bad test split is known before hours are spent.
@@ -156,9 +163,9 @@ class Dataset:
         return {m: self.shape("train", m)[-1] for m in self.modalities}
 
     def fingerprint(self) -> str:
-        """Return 32 hex digits of every array that is read (of all splits), as it is in the file."""
+        """Return 32 hex digits of every array that is read, as it is in the file."""
         digest = hashlib.blake2b(digest_size=16)
-        for key in sorted(k for name in SPLITS for k in used_keys(self._source, name, self.modalities)):
+        for key in sorted(k for name in (*SPLITS, UNLABELED) for k in used_keys(self._source, name, self.modalities)):
             array = self._source.read(key)
             digest.update(f"{key} {array.shape} ".encode())
             if array.dtype.kind in NUMBERS:

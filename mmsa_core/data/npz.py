@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa_core.data.source import LABELS, TEXT_BERT, UNIMODAL
+from mmsa_core.data.source import LABELS, TEXT_BERT, UNIMODAL, UNLABELED
 from mmsa_core.data.split import Split
 from mmsa_core.errors import UserError
 
@@ -69,15 +69,22 @@ def write(path: str | Path, splits: Mapping[str, Split]) -> None:
     """Write splits in the native format, all or nothing."""
     arrays: dict[str, NDArray[Any]] = {}
     for name, split in splits.items():
-        own: dict[str, NDArray[Any]] = {"id": np.array(split.ids), LABELS: split.labels, **split.features}
-        own |= {f"{m}_lengths": lengths for m, lengths in split.lengths.items()}
-        own |= {UNIMODAL[m]: labels for m, labels in split.unimodal.items()}
-        if split.raw_text:
-            own["raw_text"] = np.array(split.raw_text)
-        if split.text_bert is not None:
-            own[TEXT_BERT] = split.text_bert
-        arrays |= {f"{name}/{key}": array for key, array in own.items()}
+        arrays |= {f"{name}/{key}": array for key, array in _arrays(split).items()}
+        if split.unlabeled is not None:
+            rows = _arrays(split.unlabeled).items()
+            arrays |= {f"{UNLABELED}/{key}": array for key, array in rows if key != LABELS}
     write_arrays(path, arrays)
+
+
+def _arrays(split: Split) -> dict[str, NDArray[Any]]:
+    own: dict[str, NDArray[Any]] = {"id": np.array(split.ids), LABELS: split.labels, **split.features}
+    own |= {f"{m}_lengths": lengths for m, lengths in split.lengths.items()}
+    own |= {UNIMODAL[m]: labels for m, labels in split.unimodal.items()}
+    if split.raw_text:
+        own["raw_text"] = np.array(split.raw_text)
+    if split.text_bert is not None:
+        own[TEXT_BERT] = split.text_bert
+    return own
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:

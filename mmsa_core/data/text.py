@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mmsa_core.cache import user_cache
 from mmsa_core.config import fingerprint
 from mmsa_core.data.npz import NpzSource, write_arrays
-from mmsa_core.data.source import SPLITS, Overlay, Source
+from mmsa_core.data.source import SPLITS, UNLABELED, Overlay, Source
 from mmsa_core.errors import UserError
 from mmsa_core.pretrained import content_hash, find_text_model, load_body, load_tokenizer
 
@@ -92,7 +92,9 @@ def with_text_features(
     """
     if read_text_model(source) == model:
         return source
-    texts = {split: _texts(source, split) for split in SPLITS}
+    texts: dict[str, list[str]] = {split: _texts(source, split) for split in SPLITS}
+    if (count := _unlabeled(source)) > 0:
+        texts[UNLABELED] = _texts(source, UNLABELED) if f"{UNLABELED}/raw_text" in source.keys else [""] * count
     model = model.found()
     digest = hashlib.blake2b(json.dumps([model.content, texts]).encode(), digest_size=12).hexdigest()
     folder = (user_cache() if cache is None else cache) / "text"
@@ -136,6 +138,11 @@ def write_with_text_features(source: Source, target: Path, model: TextModel, on_
         raise UserError(f"{target}: the target must end in .npz, got suffix {target.suffix!r}")
     made = with_text_features(source, model, on_progress)
     write_arrays(target, {key: made.read(key) for key in sorted(made.keys)})
+
+
+def _unlabeled(source: Source) -> int:
+    """Return how many rows without labels a file has."""
+    return max((source.shape(k)[0] for k in source.keys if k.startswith(f"{UNLABELED}/")), default=0)
 
 
 def _texts(source: Source, split: str) -> list[str]:

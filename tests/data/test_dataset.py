@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from mmsa_core.config import MODALITIES
+from mmsa_core.config import MODALITIES, MemberConfig
 from mmsa_core.data.dataset import open_dataset
 from mmsa_core.data.describe import describe
 from mmsa_core.data.npz import NpzSource, write, write_arrays
 from mmsa_core.data.source import SPLITS
 from mmsa_core.data.split import Split
+from mmsa_core.data.synthetic import planted
+from mmsa_core.errors import UserError
+from mmsa_core.loader import SplitTensors
 
 SIZES = {
     "mosi_std_ta": (1284, 229, 686),
@@ -155,3 +160,34 @@ def test_human_labels_of_chsims(real_data: Path):
     train = open_dataset(real_data / "chsims2281_labels_text.npz").split("train")
     assert train.unimodal.keys() == {"text"} and not np.array_equal(train.unimodal["text"], train.labels)
     assert train.raw_text[0] == "我不想嫁给李茶"
+
+
+def test_rows_without_labels_come_with_train(tmp_path: Path) -> None:
+    """They keep their place behind the labelled rows, and a modality that they lack is missing."""
+    made = planted(0, train=12, valid=4, test=4)
+    extra = planted(1, train=5, valid=2, test=2)["train"]
+    write(tmp_path / "data.npz", {**made, "train": replace(made["train"], unlabeled=extra)})
+    train = open_dataset(tmp_path / "data.npz").split("train")
+    assert train.unlabeled is not None and len(train) == 12 and len(train.unlabeled) == 5
+    for m, values in extra.features.items():
+        longest = train.unlabeled.features[m].shape[1]
+        np.testing.assert_array_equal(train.unlabeled.features[m], values[:, :longest])
+        assert not values[:, longest:].any()
+    assert not train.unlabeled.labels.any()
+    tensors = SplitTensors(train, torch.device("cpu"))
+    assert len(tensors) == 12 and tensors.rows.unlabeled == 5 and len(tensors.labels) == 17
+    batch = tensors.batch(MemberConfig.from_dict({"encoders": {"audio": "lstm", "text": "lstm"}}))
+    own = train.unlabeled.features["audio"]
+    np.testing.assert_array_equal(batch.features[1].values[12:, : own.shape[1]], own)
+    assert batch.available.all() and len(tensors.rows.domains) == 17
+
+    source = NpzSource(tmp_path / "data.npz")
+    kept = {k: source.read(k) for k in source.keys if k not in ("unlabeled/vision", "unlabeled/vision_lengths")}
+    write_arrays(tmp_path / "some.npz", kept)
+    some = open_dataset(tmp_path / "some.npz")
+    unlabeled = some.split("train").unlabeled
+    assert unlabeled is not None and not unlabeled.lengths["vision"].any()
+    assert some.fingerprint() != open_dataset(tmp_path / "data.npz").fingerprint()
+    write_arrays(tmp_path / "wide.npz", {**kept, "unlabeled/audio": np.zeros((5, 3), np.float32)})
+    with pytest.raises(UserError, match=r"unlabeled/audio has shape \[5, 3\]; it must be \[samples, time, "):
+        open_dataset(tmp_path / "wide.npz").split("train")
