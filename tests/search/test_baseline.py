@@ -179,6 +179,16 @@ def test_trial_0_carries_its_configuration_and_trains_alone(run: Path) -> None:
     assert json.loads(json.dumps(summary(source.study, config, running=False)))["trials"][0]["params"] == {}
 
 
+def test_every_trial_has_the_last_rungs_epochs(run: Path) -> None:
+    space = {**tiny.SPACE, "epochs": 9}
+    for config, folder in ((study(space=space), run / "inside"), (outside(space=space), run / "outside")):
+        source = tiny.ledger(config, folder)
+        drain(source, pretend)
+        for trial in source.study.get_trials():
+            assert configuration(trial, source.space, 4)["epochs"] == 4
+            assert read_yaml(folder / f"trials/{trial.number:04d}/config.yaml")["epochs"] == 4
+
+
 def test_it_is_written_into_its_folder(run: Path) -> None:
     source = tiny.ledger(outside(budget={"trials": 2}), run)
     drain(source, pretend)
@@ -429,13 +439,22 @@ def test_the_tables_make_sense(done: Run, reported: RunRecord) -> None:
     for number in range(1, 9):
         assert "encoders.text pool" in rows[str(number)] and "encoders.vision none" in rows[str(number)]
         assert "fusion concat" in rows[str(number)] or "fusion sum" in rows[str(number)]
-        assert "weighting" not in rows[str(number)], "it is idle without unimodal labels"
     assert reported.changes(reported.trials[0]) == {}
     assert {row[0] for row in made["importance"].rows} >= {"fusion", "optimizer.lr"}
     assert facts(reported)["Baseline"] == (
         "encoders: text lstm, audio pool, vision pool; alignment: text-audio cka (0.2), audio-vision coral (0.1); "
         "fusion: gated; unimodal labels: ulgm"
     )
+
+
+def test_a_weighting_of_tasks_that_are_not_there_is_no_difference(reported: RunRecord) -> None:
+    """The space has no unimodal labels, so that its weighting is idle; where it has, the two differ."""
+    changes = {"baseline": {**OUTSIDE, "weighting": "uncertainty"}}
+    record = replace(reported, config=reported.config.model_copy(update=changes))
+    assert "weighting" not in record.changes(record.trials[1])
+    labelled = replace(record, defaults={**record.defaults, "labels": "copied"})
+    found = labelled.changes(labelled.trials[1])
+    assert (found["weighting"], found["labels"]) == ("static", "copied")
 
 
 def test_the_page_of_a_winner_of_the_space(reported: RunRecord) -> None:
