@@ -29,6 +29,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "path": str(dataset.path),
         "fingerprint": dataset.fingerprint(),
         "modalities": list(dataset.modalities),
+        "text_model": None if dataset.text_model is None else dataset.text_model.to_dict(),
         "convention": "sims" if largest <= 1 else "mosi",
         "splits": {**splits, "test": {"samples": len(dataset.ids("test")), "features": test}},
     }

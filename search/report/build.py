@@ -113,6 +113,7 @@ def facts(run: RunRecord) -> dict[str, str]:
         "Objective": f"{objective.metric} of the valid split, {objective.direction}, {objective.convention} convention",
         "Data": f"{Path(config.data.path or '').name}, fingerprint {lock.get('data_fingerprint', 'unknown')}",
         "Modalities": ", ".join(config.data.modalities or ()) or "all of the data",
+        "Text features": _text_model(lock.get("text_model")),
         "Baseline": "the space's defaults" if run.named is None else describe(run.named.to_dict()),
         "Budget": f"{config.budget.trials} trials{minutes}",
         "Spent": f"{counts or 'nothing'}; {duration(run.seconds)}",
@@ -126,6 +127,12 @@ def facts(run: RunRecord) -> dict[str, str]:
         "Commit": str(lock.get("commit") or "unknown"),
         "Command": without_password(str(lock.get("command", "unknown"))),
     }
+
+
+def _text_model(record: Mapping[str, Any] | None) -> str:
+    if record is None:
+        return "the data's own"
+    return f"{Path(record['name']).name}, {record['pooling']} of layer {record['layer']}, content {record['content']}"
 
 
 def commands(run: RunRecord) -> list[str]:
