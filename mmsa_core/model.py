@@ -220,6 +220,7 @@ def complete(config: MemberConfig) -> MemberConfig:
         k: replace(p, alignment=full("alignment", p.alignment, f"alignment.{k}")) for k, p in config.alignment.items()
     }
     labels = full("labels", config.labels, "labels")
+    _check_needs(config)
     return replace(
         config,
         encoders={m: full("encoders", p, f"encoders.{m}") for m, p in config.encoders.items()},
@@ -229,6 +230,20 @@ def complete(config: MemberConfig) -> MemberConfig:
         strategy=full("strategies", config.strategy, "strategy"),
         weighting=full("weighting", config.weighting, "weighting") if labels.name != NONE else PlugIn(NONE),
     )
+
+
+def _check_needs(config: MemberConfig) -> None:
+    """Refuse what a strategy cannot work with."""
+    if config.strategy.name == NONE:
+        return
+    pairs = [p.alignment.name for p in config.alignment.values()]
+    there = {"fusion": config.fusion.name, "alignment": pairs[0] if pairs else NONE}
+    for place, need in registry.load("strategies", config.strategy.name).forces.items():
+        if there[place] != need.arm:
+            raise UserError(
+                f"strategy: {config.strategy.name} needs {place}: {need.arm}, because {need.reason}, got "
+                f"{there[place]!r}; change one of them"
+            )
 
 
 def _only(available: Tensor, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:

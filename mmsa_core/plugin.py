@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -126,6 +127,14 @@ class Weighting(nn.Module, ABC):
         """Return the weighted sum of the losses; a task whose loss is 0 costs nothing."""
 
 
+@dataclass(frozen=True)
+class Need:
+    """A plug-in that another one needs at a place, and why."""
+
+    arm: str
+    reason: str
+
+
 class GradientWeighting(nn.Module, ABC):
     """Balances the tasks by their gradients. Constructor: ``(tasks, *, ...)``; ``tasks[0]`` is the fusion task, and all
     losses that are no task's (alignments, penalties) count as its.
@@ -151,8 +160,8 @@ class Strategy(nn.Module, ABC):
     :mod:`mmsa_core.noise`.
     """
 
-    forces: ClassVar[Mapping[str, str]]
-    """What the strategy needs elsewhere: place -> plug-in, e.g. ``{"fusion": "sum", "alignment": "none"}``."""
+    forces: ClassVar[Mapping[str, Need]]
+    """What the strategy needs at other places, ``fusion`` or ``alignment`` (every pair)."""
     streams: ClassVar[bool]
     """Whether an epoch goes through the domains (e.g. videos) one after the other instead of mixing them."""
 

@@ -64,7 +64,7 @@ def switches(
         known = named[path] if named.get(path) in leaf.arms else leaf.default
         against = NONE if NONE in leaf.arms else str(known)
         if against != chosen:
-            config = {**space.config({**defaults, **params, path: against}), **extra}
+            config = {**space.config({**defaults, **space.decided(params), **params, path: against}), **extra}
             if _effective(config) == own:
                 continue
             found.append(Switch(path, str(chosen), against, Candidate(f"{path}: {against}", config)))

@@ -134,7 +134,10 @@ def is_structural(leaf: Leaf) -> bool:
 
 
 def structures(node: Node) -> int:
-    """Return how many combinations of structural values there are; an arm's settings count under that arm only."""
+    """Return how many combinations of structural values there are; an arm's settings count under that arm only.
+
+    No choice decides another here: :meth:`search.space.Space.count` goes through those that do.
+    """
     if isinstance(node, Group):
         return math.prod(structures(child) for child in node.children.values())
     if isinstance(node, Arms):

@@ -9,18 +9,23 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mmsa_core import config as core
 from mmsa_core.errors import UserError, nearest
+from search.compatibility import DECIDING, decided
 from search.grammar import LEAVES, parse_group
 from search.nodes import (
     Arms,
+    Constant,
     FloatRange,
     Group,
     IntRange,
     Leaf,
+    Node,
+    Pick,
     Place,
     Scalar,
     Values,
@@ -98,7 +103,7 @@ class Space:
                 return trial.suggest_int(path, leaf.low, leaf.high, step=leaf.step, log=leaf.log)
             return trial.suggest_categorical(path, options(leaf))
 
-        return build(self.root, pick)
+        return self._build(pick)
 
     def baseline(self) -> tuple[dict[str, Any], Params]:
         """Return the configuration of the defaults and its flat parameters (for ``enqueue_trial``)."""
@@ -108,7 +113,7 @@ class Space:
             params[path] = leaf.default
             return leaf.default
 
-        return build(self.root, pick), params
+        return self._build(pick), params
 
     def arms(self) -> Iterator[dict[str, Any]]:
         """Yield the baseline with every option of every choice in turn, what belongs to an arm at its defaults."""
@@ -127,7 +132,7 @@ class Space:
     def random(self, n: int, seed: int) -> list[dict[str, Any]]:
         """Return ``n`` configurations drawn uniformly (log-uniformly for log ranges)."""
         draws = random.Random(seed)
-        return [build(self.root, lambda path, leaf: draw(leaf, draws)) for _ in range(n)]
+        return [self._build(lambda path, leaf: draw(leaf, draws)) for _ in range(n)]
 
     def config(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Rebuild the configuration from flat parameters; those of arms that are not chosen are ignored.
@@ -142,7 +147,14 @@ class Space:
                 raise UserError(f"{self.source}: {path}: the parameter is missing; give it a value")
             return inside(leaf, params[path], Place(self.source, path))
 
-        return build(self.root, pick)
+        return self._build(pick)
+
+    def decided(self, params: Mapping[str, Any]) -> dict[str, str]:
+        """Return the choices that others decide (a strategy its fusion, say): they are no parameters of ``params``."""
+        found: dict[str, str] = {}
+        leaves = self.leaves()
+        self._build(lambda path, leaf: params.get(path, leaves[path].default), found)
+        return found
 
     def structural(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of ``params`` that are structure: choices (unless among floats only) and whole numbers.
@@ -172,7 +184,58 @@ class Space:
 
     def count(self) -> Count:
         """Count the structures (settings of one arm only where it is chosen) and the other parameters."""
-        return Count(structures(self.root), sum(not is_structural(leaf) for leaf in self.leaves().values()))
+        deciding = [(place, node) for place, node in self.root.children.items() if place in DECIDING]
+        combinations = product(*(_arm_names(node) for _, node in deciding))
+        places = [place for place, _ in deciding]
+        total = sum(structures(self._narrowed(dict(zip(places, arms, strict=True)))) for arms in combinations)
+        return Count(total, sum(not is_structural(leaf) for leaf in self.leaves().values()))
+
+    def _build(self, pick: Pick, found: dict[str, str] | None = None) -> dict[str, Any]:
+        """Build a configuration; deciding choices come first, and what they decide is not picked (but put in
+        ``found``)."""
+        rules: dict[str, str | None] = {}
+
+        def guided(path: str, leaf: Leaf) -> Any:
+            place = path if path in rules else path.rpartition(".")[0]
+            if isinstance(leaf, Arms | Values) and place in rules:
+                arm = self._allowed(path, leaf, rules[place])
+                if found is not None:
+                    found[path] = arm
+                return arm
+            value = pick(path, leaf)
+            if path in DECIDING:
+                rules.update(decided(path, str(value)))
+            return value
+
+        for place in DECIDING:
+            rules.update(decided(place, _constant_name(self.root.children.get(place))))
+        order = sorted(self.root.children, key=lambda key: key not in DECIDING)
+        made = build(Group({key: self.root.children[key] for key in order}), guided)
+        return {key: made[key] for key in self.root.children}
+
+    def _allowed(self, path: str, leaf: Arms | Values, arm: str | None) -> str:
+        if arm is not None and arm not in options(leaf):
+            raise Place(self.source, path).refuse(
+                f"a strategy of the space needs {arm!r} here", list(options(leaf)), "add it to the choice"
+            )
+        return str(leaf.default) if arm is None else arm
+
+    def _narrowed(self, arms: Mapping[str, str]) -> Group:
+        """Return the space with these arms at the deciding places, and only what they decide at the others."""
+        rules = {at: arm for place, own in arms.items() for at, arm in decided(place, own).items()}
+
+        def narrow(node: Node, path: str) -> Node:
+            if isinstance(node, Arms | Values):
+                place = path if path in {**rules, **arms} else path.rpartition(".")[0]
+                arm = arms.get(place) or (self._allowed(path, node, rules[place]) if place in rules else None)
+                if arm is None:
+                    return node
+                return node.arms[arm] if isinstance(node, Arms) else Constant(arm)
+            if isinstance(node, Group):
+                return Group({k: narrow(v, f"{path}.{k}" if path else k) for k, v in node.children.items()})
+            return node
+
+        return cast(Group, narrow(self.root, ""))
 
     def override(self, key: str, value: object) -> Space:
         """Return the space with ``value`` (a constant or a subtree) at a dotted path.
@@ -203,3 +266,14 @@ class Space:
             if name not in leaves:
                 raise UserError(f"{self.source}: there is no parameter {name!r}{nearest(name, leaves)}")
         return leaves
+
+
+def _constant_name(node: Node | None) -> str:
+    """Return the plug-in that a place names without a choice; none where there is a choice."""
+    named = node.children.get("name") if isinstance(node, Group) else node
+    return str(named.value) if isinstance(named, Constant) else core.NONE if node is None else ""
+
+
+def _arm_names(node: Node) -> tuple[str, ...]:
+    """Return the arms of a choice, or the one plug-in that stands there."""
+    return tuple(map(str, options(node))) if isinstance(node, Arms | Values) else (_constant_name(node),)

@@ -23,7 +23,18 @@ FLOORS = {
     "loader": 4, "model": 4,
     "population": 5, "solo": 5, "train": 5, "predict": 5, "analysis": 5,
 }  # fmt: skip
-DECLARATIVE = {"study", "space", "configs", "shipped", "nodes", "grammar", "overrides", "refusals", "yaml_io"}
+DECLARATIVE = {
+    "study",
+    "space",
+    "configs",
+    "shipped",
+    "compatibility",
+    "nodes",
+    "grammar",
+    "overrides",
+    "refusals",
+    "yaml_io",
+}
 """Files of search/ on floor 0: what a person writes, checked."""
 
 

@@ -558,11 +558,12 @@ def test_wrong_members(capsys: Capture, members: str) -> None:
 
 def test_the_verbs() -> None:
     assert {c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback} == TOP
-    assert {c.name for c in cli.data_app.registered_commands} == {"convert", "describe", "plant"}
+    assert {c.name for c in cli.data_app.registered_commands} == {"convert", "describe", "features", "plant"}
 
 
 @pytest.mark.parametrize(
-    "verb", [[], *([v] for v in sorted(TOP)), ["data"], ["data", "convert"], ["data", "describe"], ["data", "plant"]]
+    "verb",
+    [[], *([v] for v in sorted(TOP)), ["data"], *(["data", v] for v in ("convert", "describe", "features", "plant"))],
 )
 def test_help(capsys: Capture, verb: list[str]) -> None:
     text = " ".join(ran(capsys, *verb, "--help").split())

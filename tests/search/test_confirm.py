@@ -239,7 +239,7 @@ def judged(folder: Path, errors: Mapping[int, Mapping[int, float | None]], **cha
     """Judge candidates by the errors of their seeds (0, 1, ...); the first is the baseline."""
     config = study(**{"seeds": {"confirm": 3}, **changes})
     seeds = confirm_seeds(config)
-    made = {n: Candidate(f"trial {n}", {"width": n, "epochs": 4}) for n in errors}
+    made = {n: Candidate(f"trial {n}", {"encoders": {"text": "pool"}, "width": 4 + n, "epochs": 4}) for n in errors}
     for number, own in errors.items():
         filed(folder, made[number], config, {seeds[k]: e for k, e in own.items()})
     pairs = list(made.items())

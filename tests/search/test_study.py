@@ -30,7 +30,14 @@ def test_defaults(tmp_path: Path) -> None:
     assert resolved.pop("space") == read_yaml(Path(__file__).parents[2] / "spaces" / "quick.yaml")
     assert resolved == {
         "study": "demo",
-        "data": {"path": None, "modalities": None, "nonfinite": "refuse"},
+        "data": {
+            "path": None,
+            "modalities": None,
+            "nonfinite": "refuse",
+            "text_model": None,
+            "text_pooling": "mean",
+            "text_layer": -1,
+        },
         "objective": {"metric": "mae", "direction": "minimize", "convention": "auto"},
         "budget": {"trials": 24, "minutes": None},
         "seeds": {"search": 1, "confirm": 20, "effects": 10, "leaders": 3, "base": 0},
