@@ -177,6 +177,14 @@ def inside(leaf: Leaf, value: Any, at: Place) -> Scalar:
     return int(value) if isinstance(leaf, IntRange) else float(value)
 
 
+def described(leaf: FloatRange | IntRange | Values) -> str:
+    """Return where a parameter lies, e.g. ``[0.001, 1] log``."""
+    if isinstance(leaf, Values):
+        return " | ".join(map(str, leaf.values))
+    step = f" step {leaf.step}" if isinstance(leaf, IntRange) and leaf.step > 1 else ""
+    return f"[{leaf.low:g}, {leaf.high:g}]{step}{' log' if leaf.log else ''}"
+
+
 def canonical(node: Node) -> Any:
     """Return plain data that is equal for equal spaces; arms keep their order, which Optuna's records depend on."""
     if isinstance(node, Group):

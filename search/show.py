@@ -54,24 +54,39 @@ def space(name: str, sample: int, seed: int, as_json: bool) -> None:
 
 
 def modules(as_json: bool) -> None:
-    """Print every plug-in's card."""
+    """Print every plug-in's card, with the range in which the space ``modules`` searches each parameter."""
     from mmsa_core import registry
 
     cards = [registry.card(kind, name) for kind in registry.KINDS for name in registry.names(kind)]
+    ranges = _ranges()
+
+    def parameter(c: registry.Card, p: registry.Parameter) -> dict[str, Any]:
+        return {"kind": p.kind, "default": p.default, "range": ranges.get((c.kind, c.name, p.name))}
+
     if as_json:
-        _json(
-            [
-                {**asdict(c), "parameters": {p.name: {"kind": p.kind, "default": p.default} for p in c.parameters}}
-                for c in cards
-            ]
-        )
+        _json([{**asdict(c), "parameters": {p.name: parameter(c, p) for p in c.parameters}} for c in cards])
         return
     table = Table(box=None, pad_edge=False)
     for column in ("kind", "name", "meaning", "parameters"):
         table.add_column(column, overflow="fold")
     for c in cards:
-        table.add_row(c.kind, f"[bold]{c.name}", c.summary, ", ".join(f"{p.name}={p.default}" for p in c.parameters))
+        known = ((p, ranges.get((c.kind, c.name, p.name))) for p in c.parameters)
+        said = (f"{p.name}={p.default}" + (f" in {r}".replace("[", "\\[") if r else "") for p, r in known)
+        table.add_row(c.kind, f"[bold]{c.name}", c.summary, ", ".join(said))
     Console().print(table)
+
+
+def _ranges() -> dict[tuple[str, str, str], str]:
+    """Return where the space ``modules`` searches: by kind, plug-in and parameter."""
+    from search.nodes import Arms, described
+    from search.space import Space
+
+    found = {}
+    for path, leaf in Space.load("modules").leaves().items():
+        place, *_, name, parameter = path.split(".") if path.count(".") > 1 else ("", "", "")
+        if place and not isinstance(leaf, Arms):
+            found[{"strategy": "strategies"}.get(place, place), name, parameter] = described(leaf)
+    return found
 
 
 def train(

@@ -514,10 +514,13 @@ def test_modules(capsys: Capture) -> None:
         assert set(card) == {"kind", "name", "summary", "source", "parameters"}
         assert card["summary"].strip(), card
         assert card["source"].strip(), card
-        assert all(set(p) == {"kind", "default"} for p in card["parameters"].values())
+        assert all(set(p) == {"kind", "default", "range"} for p in card["parameters"].values())
     low_rank = next(c for c in cards if c["name"] == "low_rank")
     assert low_rank["parameters"]["rank"]["kind"] == "int"
-    assert "coral_private" in ran(capsys, "modules")
+    weight = next(c for c in cards if c["name"] == "contrastive")["parameters"]["temperature"]
+    assert weight == {"kind": "float", "default": 0.1, "range": "[0.03, 1] log"}
+    text = " ".join(ran(capsys, "modules").split())
+    assert "coral_private" in text
 
 
 def test_bench(capsys: Capture) -> None:
