@@ -103,11 +103,16 @@ class Fusion(nn.Module, ABC):
     def forward(
         self, parts: Float[Tensor, "batch modality width"], available: Bool[Tensor, "batch modality"]
     ) -> Float[Tensor, "batch {self.dim}"]:
-        """Fuse; a modality that is not available contributes nothing (its part is already zero)."""
+        """Fuse; a modality that is not available contributes nothing, whatever its part holds."""
 
 
 class RegularizedFusion(Fusion, ABC):
-    """A fusion with a loss of its own, e.g. what keeps its shared and private parts apart."""
+    """A fusion with a loss of its own, e.g. what keeps its shared and private parts apart.
+
+    ``weights`` are the names of the float arguments that weigh the loss's terms.
+    """
+
+    weights: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def penalty(
