@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from mmsa_core import registry
 from mmsa_core.loader import SplitTensors, widths
 from mmsa_core.model import Member
-from mmsa_core.noise import Dropout, mix, salt_layers
+from mmsa_core.noise import Noise, mix, salt_layers
 from mmsa_core.population import MemberSpec, Population, adamw
 from tests.contracts.stacking import float_settings, stackable_encoders
-from tests.members import member, optimizer, several
+from tests.members import member, optimizer, several, strategy
 
 Splits = tuple[SplitTensors, SplitTensors]
-KINDS = ("encoders", "fusion", "alignment", "labels", "weighting")
+KINDS = ("encoders", "fusion", "alignment", "labels", "weighting", "strategies")
 PLUGINS = [
     (kind, name) for kind in KINDS for name in (stackable_encoders() if kind == "encoders" else registry.names(kind))
 ]
@@ -33,6 +33,8 @@ def with_plugin(kind: str, name: str, variant: int) -> dict[str, Any]:
     if kind == "alignment":
         weighted = {**settings, "weight": 0.1 * (variant + 1)}
         return {"alignment": {"text-audio": weighted, "audio-vision": {**weighted, "place": "encoder"}}}
+    if kind == "strategies":
+        return strategy(**settings)
     return {kind: settings}
 
 
@@ -169,7 +171,7 @@ def ordinary(spec: MemberSpec, train: SplitTensors, valid: SplitTensors, epochs:
         own = []
         for key, rows in zip(keys, order.split(spec.config.batch_size), strict=True):
             for layer in module.modules():
-                if isinstance(layer, Dropout):
+                if isinstance(layer, Noise):
                     layer.key.copy_(key)
             (loss,) = module(batch, rows, train.labels, torch.tensor(epoch))
             steps.zero_grad()
@@ -272,8 +274,12 @@ def test_weight_0_is_no_alignment(splits: Splits, name: str) -> None:
 
     absent, zero, on = (Population(members(w), train) for w in (None, 0.0, 0.5))
     (a, p), (b, q), (c, _) = (course(x, valid, (1, 2, 3)) for x in (absent, zero, on))
-    assert torch.equal(a, b) and torch.equal(p, q) and torch.equal(absent.weights, zero.weights)
-    assert not torch.equal(a, c) and not torch.equal(absent.weights, on.weights)
+    own, same, moved = (x._parameters(x.weights) for x in (absent, zero, on))
+    # parameters of the alignment's own have no gradient, but a longer row's norm may be summed in another order
+    rounding = 0.0 if same.keys() == own.keys() else 1e-6
+    for mine, theirs in ((a, b), (p, q), *((own[n], same[n]) for n in own)):
+        torch.testing.assert_close(theirs, mine, rtol=rounding, atol=rounding)
+    assert not torch.equal(a, c) and any(not torch.equal(own[n], moved[n]) for n in own)
 
 
 def test_a_members_weight_0_among_others(splits: Splits) -> None:

@@ -17,7 +17,7 @@ CONSTANT = 1e-10  # a column whose variance is below this share of its mean squa
 
 def detached(pair: Pair) -> Pair:
     """Return the pair without gradient, for ``chance``."""
-    return pair._replace(x=pair.x.detach(), y=pair.y.detach())
+    return pair._replace(x=pair.x.detach(), y=pair.y.detach(), joint=pair.joint.detach())
 
 
 def count(pair: Pair) -> Float[Tensor, ""]:
@@ -38,6 +38,11 @@ def rows(values: Float[Tensor, "batch dim"], valid: Bool[Tensor, "batch"]) -> Fl
 def mean(values: Float[Tensor, "batch dim"], valid: Bool[Tensor, "batch"]) -> Float[Tensor, "dim"]:
     """Return the mean over the valid rows; 0 where there are none."""
     return rows(values, valid).sum(0) / valid.sum().clamp(min=1)
+
+
+def average(values: Float[Tensor, "batch"], valid: Bool[Tensor, "batch"]) -> Float[Tensor, ""]:
+    """Return the mean of one value per row over the valid rows; 0 where there are none."""
+    return torch.where(valid, values, torch.zeros_like(values)).sum() / valid.sum().clamp(min=1)
 
 
 def centred(values: Float[Tensor, "batch dim"], valid: Bool[Tensor, "batch"]) -> Float[Tensor, "batch dim"]:

@@ -4,58 +4,33 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch.func import vmap
 
 from mmsa_core import registry
 from mmsa_core.alignment._logm import divided_differences, log_matrix
-from mmsa_core.plugin import Alignment
 from mmsa_core.tensors import Pair
+from tests.alignment.pairs import Array, as_pair, build, chance, make, orthogonal_matrix, value
 
-Array = NDArray[np.float64]
 PAIRING_BLIND = ("cmd", "coral", "coral_private", "log_coral", "mmd")
-PAIRED = ("barlow", "cka", "contrastive", "cross_correlation", "hsic", "orthogonal", "vicreg")
-
-
-def build(name: str, dim_x: int, dim_y: int | None = None, **settings: Any) -> Alignment:
-    alignment: Alignment = registry.build("alignment", name, dim_x, dim_x if dim_y is None else dim_y, **settings)
-    return alignment.double()
-
-
-def make(rows: int = 11, dim_x: int = 4, dim_y: int = 4, seed: int = 0) -> tuple[Array, Array]:
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(rows, dim_x))
-    mixed = x @ rng.normal(size=(dim_x, dim_y)) * 0.5
-    return x, mixed + rng.normal(size=(rows, dim_y)) + 0.7
-
-
-def as_pair(x: Array, y: Array) -> Pair:
-    n = len(x)
-    return Pair(
-        torch.tensor(x),
-        torch.tensor(y),
-        torch.ones(n, dtype=torch.bool),
-        torch.zeros(n, dtype=torch.float64),
-        torch.zeros(n, 1),
-    )
-
-
-def value(alignment: Alignment, x: Array, y: Array) -> float:
-    return float(alignment(as_pair(x, y)))
-
-
-def chance(alignment: Alignment, x: Array, y: Array) -> float:
-    return float(alignment.chance(as_pair(x, y)))
-
-
-def orthogonal_matrix(dim: int, seed: int = 5) -> Array:
-    q: Array = np.linalg.qr(np.random.default_rng(seed).normal(size=(dim, dim)))[0]
-    return q
+PAIRED = (
+    "barlow",
+    "cka",
+    "contrastive",
+    "cross_correlation",
+    "cross_prediction",
+    "hsic",
+    "inter_alignment",
+    "intra_contrastive",
+    "orthogonal",
+    "related_pairs",
+    "relational",
+    "sentiment_contrastive",
+    "vicreg",
+)
 
 
 def test_the_lists_here_cover_every_alignment() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from mmsa_core import registry
-from mmsa_core.noise import Dropout, salt_layers
+from mmsa_core.noise import Noise, salt_layers
 from mmsa_core.plugin import PretrainedEncoder
 
 
@@ -35,7 +35,7 @@ def members(kind: str, name: str, *context: Any, count: int = 3) -> list[nn.Modu
         module = registry.build(kind, name, *context, **float_settings(kind, name, i))
         salt_layers(module)
         for layer in module.modules():
-            if isinstance(layer, Dropout):
+            if isinstance(layer, Noise):
                 layer.key.fill_(1234567 * (i + 1))
         made.append(module)
     return made
