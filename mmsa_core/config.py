@@ -14,6 +14,8 @@ from mmsa_core.errors import UserError, nearest
 
 MODALITIES = ("text", "audio", "vision")
 NONE = "none"
+TEACHER = "teacher"
+"""The frozen features of text, as the other end of an alignment: ``audio-teacher``."""
 T = TypeVar("T", "HeadsConfig", "OptimizerConfig")
 
 
@@ -113,6 +115,7 @@ class MemberConfig:
         known = [
             f"{a}-{b}" for i, a in enumerate(MODALITIES) for b in MODALITIES[i + 1 :] if a in encoders and b in encoders
         ]
+        known += [f"{m}-{TEACHER}" for m in MODALITIES if m in encoders and "text" in encoders]
         _check_keys(pairs, known, f"{place}.alignment")
         alignment = {k: _pair(pairs[k], f"{place}.alignment.{k}") for k in known if k in pairs}
         return MemberConfig(

@@ -13,23 +13,23 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmsa_core import registry
-from mmsa_core.config import NONE, HeadsConfig, MemberConfig, PairConfig, PlugIn
+from mmsa_core.aligned import AlignedPair, TaughtModality
+from mmsa_core.config import NONE, TEACHER, HeadsConfig, MemberConfig, PlugIn
 from mmsa_core.errors import UserError
 from mmsa_core.loader import take
 from mmsa_core.noise import Dropout
 from mmsa_core.plugin import (
-    Alignment,
     Encoder,
     Fusion,
     GradientWeighting,
     LabelGenerator,
+    PretrainedEncoder,
     ProjectingStrategy,
     RegularizedFusion,
     Strategy,
     Weighting,
-    hyper,
 )
-from mmsa_core.tensors import Batch, LabelTable, Outputs, Pair, Rows
+from mmsa_core.tensors import Batch, Features, LabelTable, Outputs, Rows
 
 Project = Callable[[Tensor], Tensor]
 
@@ -58,7 +58,8 @@ def _taught(layer: nn.Linear, x: Tensor, seen: Tensor) -> Tensor:
     """Return ``layer(x)``, with the weight's gradient that of the input ``seen``; the bias's and that of ``x`` are
     their own."""
     fixed = layer.weight.detach()
-    return F.linear(x, fixed, layer.bias) + F.linear(seen, layer.weight) - F.linear(seen, fixed)
+    # the difference is exactly 0: as one sum from left to right, rounding would change the value
+    return F.linear(x, fixed, layer.bias) + (F.linear(seen, layer.weight) - F.linear(seen, fixed))
 
 
 class SentimentModel(nn.Module):
@@ -80,9 +81,10 @@ class SentimentModel(nn.Module):
         self.unimodal_heads = nn.ModuleList(Head(config.width, config.heads) for _ in range(unimodal))
         self.strategy: Strategy | None = None
         if config.strategy.name != NONE:
-            self.strategy = registry.build(
-                "strategies", config.strategy.name, config.modalities, **config.strategy.params
-            )
+            name = config.strategy.name
+            projects = issubclass(registry.load("strategies", name), ProjectingStrategy)
+            context = (config.modalities, self.fusion.dim) if projects else (config.modalities,)
+            self.strategy = registry.build("strategies", name, *context, **config.strategy.params)
 
     def forward(self, batch: Batch) -> Outputs:
         """Return the outputs for a batch; outside training the predictions are the strategy's."""
@@ -94,7 +96,8 @@ class SentimentModel(nn.Module):
     def outputs(self, batch: Batch) -> Outputs:
         """Return what the modules make of a batch, whatever the strategy."""
         present = batch.available.unbind(1)
-        embeddings = [_only(a, e(f)) for e, f, a in zip(self.encoders, batch.features, present, strict=True)]
+        seen = [Features(f.values, f.mask & a[:, None]) for f, a in zip(batch.features, present, strict=True)]
+        embeddings = [_only(a, e(f)) for e, f, a in zip(self.encoders, seen, present, strict=True)]
         parts = [_only(a, torch.relu(p(e))) for p, e, a in zip(self.projections, embeddings, present, strict=True)]
         fusion = self.fusion(torch.stack(parts, 1), batch.available)
         projects = self.training and isinstance(self.strategy, ProjectingStrategy)
@@ -105,34 +108,6 @@ class SentimentModel(nn.Module):
         return Outputs(prediction, unimodal, fused, representations, tuple(embeddings), tuple(parts), fusion)
 
 
-class AlignedPair(nn.Module):
-    """One pair's alignment with its weight, place and normalisation by the chance value."""
-
-    def __init__(self, config: PairConfig, positions: tuple[int, int], dims: tuple[int, int], place: str) -> None:
-        super().__init__()
-        if registry.load("alignment", config.alignment.name).equal_dims and dims[0] != dims[1]:
-            raise UserError(
-                f"{place}: {config.alignment.name} at the encoder output needs encoders of equal dim, got {dims[0]} "
-                f"and {dims[1]}; set place: projection, or the same dim for both encoders"
-            )
-        self.positions = positions
-        self.at_encoder = config.place == "encoder"
-        self.normalize = config.normalize
-        self.weight = hyper(config.weight)
-        self.alignment: Alignment = registry.build("alignment", config.alignment.name, *dims, **config.alignment.params)
-
-    def forward(self, outputs: Outputs, batch: Batch, labels: Float[Tensor, "batch"]) -> Float[Tensor, ""]:
-        """Return the weighted loss of this pair."""
-        source = outputs.embeddings if self.at_encoder else outputs.projections
-        i, j = self.positions
-        pair = Pair(source[i], source[j], batch.available[:, i] & batch.available[:, j], labels, outputs.fused)
-        loss = self.alignment(pair)
-        if self.normalize:
-            loss = loss / self.alignment.chance(pair)
-        weighted: Tensor = self.weight * loss
-        return weighted
-
-
 class Member(nn.Module):
     """One member in training: the model, its alignments, its label generator and its weighting."""
 
@@ -141,12 +116,8 @@ class Member(nn.Module):
         self.rows = rows
         self.model = SentimentModel(config, inputs)
         order = config.modalities
-        dims = [cast(Encoder, e).dim for e in self.model.encoders]
-        pairs = []
-        for name, pair in config.alignment.items():
-            i, j = (order.index(m) for m in name.split("-"))
-            at = (dims[i], dims[j]) if pair.place == "encoder" else (config.width, config.width)
-            pairs.append(AlignedPair(pair, (i, j), at, f"alignment.{name}"))
+        dims = {m: cast(Encoder, e).dim for m, e in zip(order, self.model.encoders, strict=True)}
+        pairs = (_aligned(config, name, dims, inputs) for name in config.alignment)
         self.pairs = nn.ModuleList(pairs)
         self.labels: LabelGenerator | None = None
         self.weighting: Weighting | GradientWeighting | None = None
@@ -202,6 +173,25 @@ class Member(nn.Module):
         with torch.no_grad():
             self.labels.update(rows, own, epoch)
         return torch.cat([loss, errors.mean(0)])
+
+
+def _aligned(
+    config: MemberConfig, name: str, dims: Mapping[str, int], inputs: Mapping[str, int]
+) -> AlignedPair | TaughtModality:
+    """Make the alignment ``name`` of a configuration, e.g. ``text-audio`` or ``audio-teacher``."""
+    pair, order = config.alignment[name], config.modalities
+    first, second = name.split("-")
+    at = dims if pair.place == "encoder" else dict.fromkeys(order, config.width)
+    if second != TEACHER:
+        positions = order.index(first), order.index(second)
+        return AlignedPair(pair, positions, (at[first], at[second]), f"alignment.{name}")
+    text = config.encoders["text"].name
+    if issubclass(registry.load("encoders", text), PretrainedEncoder):
+        raise UserError(
+            f"alignment.{name}: the teacher is the frozen features of text, and {text} reads the text itself; "
+            "take an encoder of features for text"
+        )
+    return TaughtModality(pair, order.index(first), at[first], inputs["text"])
 
 
 def complete(config: MemberConfig) -> MemberConfig:

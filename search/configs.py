@@ -7,18 +7,20 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from mmsa_core.config import MODALITIES, NONE, MemberConfig
+from mmsa_core.config import MODALITIES, NONE, TEACHER, MemberConfig
 from mmsa_core.errors import UserError
 from search.overrides import assign, plain, restricted
 from search.shipped import read_named
 
 PAIRS = tuple(f"{a}-{b}" for a, b in combinations(MODALITIES, 2))
+TAUGHT = tuple(f"{m}-{TEACHER}" for m in MODALITIES)
 PLACES = (
     *(f"encoders.{m}" for m in MODALITIES),
-    *(f"alignment.{p}" for p in PAIRS),
+    *(f"alignment.{p}" for p in (*PAIRS, *TAUGHT)),
     "fusion",
     "labels",
     "weighting",
+    "strategy",
 )
 """Where a configuration names a plug-in."""
 
@@ -68,14 +70,16 @@ def for_modalities(config: MemberConfig, modalities: Iterable[str], source: str)
 
 
 def modules(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the plug-in at each place of a configuration; an absent pair is ``none``.
+    """Return the plug-in at each place of a configuration; an absent pair is ``none``, an absent teacher is left out.
 
     >>> modules({"encoders": {"text": "pool"}, "fusion": {"name": "sum", "dim": 8}})["fusion"]
     'sum'
     """
     encoders = {f"encoders.{m}": _name(p) for m, p in config["encoders"].items()}
-    pairs = {f"alignment.{p}": _name(config.get("alignment", {}).get(p, NONE)) for p in PAIRS}
-    defaults = {"fusion": "concat", "labels": NONE, "weighting": "static"}
+    aligned = config.get("alignment", {})
+    there = (*PAIRS, *(p for p in TAUGHT if p in aligned))
+    pairs = {f"alignment.{p}": _name(aligned.get(p, NONE)) for p in there}
+    defaults = {"fusion": "concat", "labels": NONE, "weighting": "static", "strategy": NONE}
     return {**encoders, **pairs, **{k: _name(config.get(k, name)) for k, name in defaults.items()}}
 
 

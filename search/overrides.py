@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mmsa_core.config import MODALITIES
+from mmsa_core.config import MODALITIES, TEACHER
 from mmsa_core.errors import UserError, nearest
 from search.yaml_io import number_in_text, parse_yaml, shown
 
@@ -98,6 +98,8 @@ def restricted(tree: Mapping[str, Any], modalities: Iterable[str]) -> dict[str, 
     for name in sorted(present - set(MODALITIES)):
         raise UserError(f"modalities: there is no {name!r}{nearest(name, MODALITIES)}")
     absent = set(MODALITIES) - present
+    if "text" in absent:
+        absent.add(TEACHER)
     parts = ("encoders", "alignment", "weighting", "optimizer")
     return {key: _without(value, absent) if key in parts else plain(value) for key, value in tree.items()}
 

@@ -116,7 +116,10 @@ class Space:
         return self._build(pick), params
 
     def arms(self) -> Iterator[dict[str, Any]]:
-        """Yield the baseline with every option of every choice in turn, what belongs to an arm at its defaults."""
+        """Yield the baseline with every option of every choice in turn, what belongs to an arm at its defaults.
+
+        Where the defaults decide a choice, another arm of the deciding one leaves it open.
+        """
         leaves = self.leaves()
         defaults = {path: leaf.default for path, leaf in leaves.items()}
         for path, leaf in leaves.items():
@@ -126,8 +129,31 @@ class Space:
                     for p, at in leaves.items()
                     if isinstance(at, Arms) and path.startswith(f"{p}.")
                 }
+                opened = self._opened({**defaults, **parents}, path)
                 for option in options(leaf):
-                    yield self.config({**defaults, **parents, path: option})
+                    yield self.config({**opened, path: option})
+
+    def _opened(self, params: Params, path: str) -> Params:
+        """Return ``params`` with other arms at the deciding places where that makes ``path`` a parameter."""
+        leaves = self.leaves()
+        choices = [options(leaf) for p in DECIDING if isinstance(leaf := leaves.get(p), Arms | Values)]
+        places = [p for p in DECIDING if isinstance(leaves.get(p), Arms | Values)]
+        for arms in [(), *product(*choices)]:
+            changed = {**params, **dict(zip(places, arms, strict=False))}
+            if path in self._asked(changed):
+                return changed
+        return params
+
+    def _asked(self, params: Params) -> set[str]:
+        """Return the parameters that are drawn beside these choices."""
+        seen: set[str] = set()
+
+        def pick(path: str, leaf: Leaf) -> Any:
+            seen.add(path)
+            return params.get(path, leaf.default)
+
+        self._build(pick)
+        return seen
 
     def random(self, n: int, seed: int) -> list[dict[str, Any]]:
         """Return ``n`` configurations drawn uniformly (log-uniformly for log ranges)."""
@@ -192,10 +218,12 @@ class Space:
 
     def _build(self, pick: Pick, found: dict[str, str] | None = None) -> dict[str, Any]:
         """Build a configuration; deciding choices come first, and what they decide is not picked (but put in
-        ``found``)."""
+        ``found``); what has no effect beside them is at its default."""
         rules: dict[str, str | None] = {}
 
         def guided(path: str, leaf: Leaf) -> Any:
+            if rules.get(path.split(".")[0], "") is None:
+                return leaf.default
             place = path if path in rules else path.rpartition(".")[0]
             if isinstance(leaf, Arms | Values) and place in rules:
                 arm = self._allowed(path, leaf, rules[place])
@@ -208,17 +236,18 @@ class Space:
             return value
 
         for place in DECIDING:
-            rules.update(decided(place, _constant_name(self.root.children.get(place))))
+            if (fixed := _constant_name(self.root.children.get(place))) is not None:
+                rules.update(decided(place, fixed))
         order = sorted(self.root.children, key=lambda key: key not in DECIDING)
         made = build(Group({key: self.root.children[key] for key in order}), guided)
         return {key: made[key] for key in self.root.children}
 
     def _allowed(self, path: str, leaf: Arms | Values, arm: str | None) -> str:
-        if arm is not None and arm not in options(leaf):
+        if arm not in options(leaf):
             raise Place(self.source, path).refuse(
                 f"a strategy of the space needs {arm!r} here", list(options(leaf)), "add it to the choice"
             )
-        return str(leaf.default) if arm is None else arm
+        return str(arm)
 
     def _narrowed(self, arms: Mapping[str, str]) -> Group:
         """Return the space with these arms at the deciding places, and only what they decide at the others."""
@@ -227,6 +256,8 @@ class Space:
         def narrow(node: Node, path: str) -> Node:
             if isinstance(node, Arms | Values):
                 place = path if path in {**rules, **arms} else path.rpartition(".")[0]
+                if rules.get(place, "") is None:
+                    return Constant(node.default)
                 arm = arms.get(place) or (self._allowed(path, node, rules[place]) if place in rules else None)
                 if arm is None:
                     return node
@@ -268,12 +299,14 @@ class Space:
         return leaves
 
 
-def _constant_name(node: Node | None) -> str:
-    """Return the plug-in that a place names without a choice; none where there is a choice."""
+def _constant_name(node: Node | None) -> str | None:
+    """Return the plug-in that a place names without a choice (``none`` where there is no such place), else None."""
     named = node.children.get("name") if isinstance(node, Group) else node
-    return str(named.value) if isinstance(named, Constant) else core.NONE if node is None else ""
+    if node is None:
+        return core.NONE
+    return str(named.value) if isinstance(named, Constant) else None
 
 
 def _arm_names(node: Node) -> tuple[str, ...]:
     """Return the arms of a choice, or the one plug-in that stands there."""
-    return tuple(map(str, options(node))) if isinstance(node, Arms | Values) else (_constant_name(node),)
+    return tuple(map(str, options(node))) if isinstance(node, Arms | Values) else (_constant_name(node) or core.NONE,)

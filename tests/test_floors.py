@@ -20,7 +20,7 @@ FLOORS = {
     "tensors": 1, "plugin": 1, "noise": 1, "recurrence": 1, "pretrained": 1,
     "data": 2, "strategies": 2, **dict.fromkeys(KINDS, 2),
     "registry": 3,
-    "loader": 4, "model": 4,
+    "loader": 4, "aligned": 4, "model": 4,
     "population": 5, "solo": 5, "train": 5, "predict": 5, "analysis": 5,
 }  # fmt: skip
 DECLARATIVE = {

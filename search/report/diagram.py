@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from mmsa_core.config import MODALITIES, NONE
+from mmsa_core.config import MODALITIES, NONE, TEACHER
 
 COLUMN, BOX, EDGE = 150, 138, 6
 """Distance of the columns, width of a box, and margin, in the drawing's units."""
@@ -109,18 +109,19 @@ def _wires(draw: _Drawing, at: Mapping[str, float], length: float) -> None:
 
 
 def _lanes(draw: _Drawing, at: Mapping[str, float], pairs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw each aligned pair as a line between the wires of its modalities, with its plug-in and weight on it."""
+    """Draw each aligned pair as a line between the wires of its modalities, with its plug-in and weight on it; from one
+    taught by the text's features a line to the side."""
     for name, pair in pairs.items():
         ends = [at[m] for m in name.split("-") if m in at]
-        if len(ends) < 2:
-            continue
+        if len(ends) == 1:
+            ends.append(ends[0] + COLUMN / 2 - 4)
         start = draw.y
         _wires(draw, at, 48)
         y, (a, b) = start + 13, ends
         draw.line([(a, y), (b, y)], "pair")
-        draw.parts += [f'<circle class="joint" cx="{x:g}" cy="{y:g}" r="4"/>' for x in ends]
+        draw.parts += [f'<circle class="joint" cx="{x:g}" cy="{y:g}" r="4"/>' for x in ends if x in at.values()]
         half = 3.6 * len(pair["name"]) + 9
-        middle = a + COLUMN / 2
+        middle = (a + b) / 2 if name.endswith(TEACHER) else a + COLUMN / 2
         draw.parts.append(
             f'<rect class="chip" x="{middle - half:g}" y="{y - 12:g}" width="{2 * half:g}" height="24" rx="12"/>'
         )

@@ -65,8 +65,9 @@ def test_scalar_choices_are_conditioned_too() -> None:
 def test_the_baseline_and_every_arm_are_sound() -> None:
     config, params = SPACE.baseline()
     assert "weighting" not in params and config["weighting"]["name"] == "static"
-    for arm in SPACE.arms():
-        complete(MemberConfig.from_dict(arm))
+    arms = [complete(MemberConfig.from_dict(arm)) for arm in SPACE.arms()]
+    assert {c.weighting.name for c in arms} == {"none", "static", "uncertainty"}, "also what the defaults decide"
+    assert {c.fusion.name for c in arms} == {"concat", "sum", "gated"}
 
 
 def test_a_choice_without_what_a_strategy_needs_is_refused() -> None:

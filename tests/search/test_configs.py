@@ -210,8 +210,9 @@ def test_modules_by_place() -> None:
     assert modules(read_config("dma").to_dict()) == {
         "encoders.text": "bert", "encoders.audio": "lstm", "encoders.vision": "lstm",
         "alignment.text-audio": "none", "alignment.text-vision": "none", "alignment.audio-vision": "coral",
-        "fusion": "concat", "labels": "ulgm", "weighting": "static",
+        "fusion": "concat", "labels": "ulgm", "weighting": "static", "strategy": "none",
     }  # fmt: skip
     short = {"encoders": {"text": "pool"}, "alignment": {"text-audio": {"name": "none"}}}
     assert modules(short)["alignment.text-audio"] == "none"
-    assert set(modules(short)) == set(configs.PLACES) - {"encoders.audio", "encoders.vision"}
+    taught = {f"alignment.{pair}" for pair in configs.TAUGHT}
+    assert set(modules(short)) == set(configs.PLACES) - {"encoders.audio", "encoders.vision", *taught}
