@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from mmsa_core import registry
 from mmsa_core.config import MemberConfig, PlugIn
+from mmsa_core.data.cross_fit import cross_fitted, time_average
 from mmsa_core.data.split import Split
 from mmsa_core.errors import UserError
 from mmsa_core.plugin import PretrainedEncoder
-from mmsa_core.tensors import Batch, Features, LabelTable, Rows
+from mmsa_core.tensors import Batch, Features, LabelTable, OutOfFold, Rows
 
 
 class SplitTensors:
@@ -30,6 +32,7 @@ class SplitTensors:
         self._raw: dict[str, Features] = {}
         self._prepared: dict[tuple[str, Callable[[Features], Features]], Features] = {}
         self._tokens: dict[str, Features] = {}
+        self._cross_fitted: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
         """Return the number of rows with labels."""
@@ -46,7 +49,19 @@ class SplitTensors:
         human = self.split.unimodal
         known = all(m in human for m in config.modalities)
         unimodal = torch.stack([_tensor(human[m], self.device) for m in config.modalities], 1) if known else None
-        return LabelTable(self.labels[: len(self)], unimodal, len(config.modalities))
+        out_of_fold = partial(self._out_of_fold, config.modalities)
+        return LabelTable(self.labels[: len(self)], unimodal, len(config.modalities), out_of_fold)
+
+    def _out_of_fold(self, modalities: Sequence[str]) -> OutOfFold:
+        """Return every modality's own predictions of the labels; each is computed once."""
+        split, domains = self.split, self.rows.domains[: len(self)].cpu().numpy()
+        present = {m: split.lengths[m] > 0 for m in modalities}
+        for m in modalities:
+            if m not in self._cross_fitted:
+                made = cross_fitted(time_average(split, m), split.labels, present[m], domains)
+                self._cross_fitted[m] = _tensor(made, self.device)
+        counts = _tensor(np.stack([present[m] for m in modalities], 1).astype(np.float32), self.device)
+        return OutOfFold(torch.stack([self._cross_fitted[m] for m in modalities], 1), counts)
 
     def _features(self, modality: str, encoder: PlugIn) -> Features:
         cls = registry.load("encoders", encoder.name)

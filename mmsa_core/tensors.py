@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxtyping import Bool, Float, Int
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mmsa_core.config import MODALITIES
 
-__all__ = ["MODALITIES", "Batch", "Features", "LabelTable", "Outputs", "Pair", "Rows", "pair_names"]
+__all__ = ["MODALITIES", "Batch", "Features", "LabelTable", "OutOfFold", "Outputs", "Pair", "Rows", "pair_names"]
 
 
 def pair_names(modalities: tuple[str, ...]) -> tuple[str, ...]:
@@ -49,12 +50,23 @@ class Pair(NamedTuple):
     joint: Float[Tensor, "batch joint"]
 
 
+class OutOfFold(NamedTuple):
+    """What each modality alone predicts of every label, by a model that did not see it, and 0 where it is missing."""
+
+    labels: Float[Tensor, "row modality"]
+    counts: Float[Tensor, "row modality"]
+
+
 class LabelTable(NamedTuple):
-    """The labels of a whole split: multimodal, and human unimodal ones where the data set has them (else None)."""
+    """The labels of a whole split: multimodal, and human unimodal ones where the data set has them (else None).
+
+    ``out_of_fold`` computes what it returns, so only who needs it calls it.
+    """
 
     labels: Float[Tensor, "row"]
     unimodal: Float[Tensor, "row modality"] | None
     modalities: int
+    out_of_fold: Callable[[], OutOfFold] | None = None
 
 
 class Rows(NamedTuple):

@@ -9,7 +9,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from mmsa_core import registry
 from mmsa_core.plugin import LabelGenerator
-from mmsa_core.tensors import LabelTable, Outputs
+from mmsa_core.tensors import LabelTable, OutOfFold, Outputs
 from tests.contracts.stacking import assert_floats_are_buffers, float_settings
 
 NAMES = registry.names("labels")
@@ -23,7 +23,8 @@ def make_table(modalities: int = 3, sign: str = "both") -> LabelTable:
     labels[4] = 0.0
     labels = {"both": labels, "positive": labels.abs() + 0.1, "negative": -labels.abs() - 0.1, "zero": 0 * labels}[sign]
     unimodal = labels[:, None] + torch.linspace(-0.4, 0.5, modalities)
-    return LabelTable(labels, unimodal, modalities)
+    predicted = OutOfFold(0.7 * unimodal, (torch.arange(ROWS * modalities) % 5 > 0).float().view(ROWS, modalities))
+    return LabelTable(labels, unimodal, modalities, lambda: predicted)
 
 
 def build(name: str, table: LabelTable, variant: int = 0) -> LabelGenerator:
@@ -82,8 +83,10 @@ def test_deterministic(name: str) -> None:
 def test_the_table_is_not_written_to(name: str) -> None:
     table, fresh = make_table(), make_table()
     course(build(name, table))
-    assert table.unimodal is not None and fresh.unimodal is not None
-    assert torch.equal(table.labels, fresh.labels) and torch.equal(table.unimodal, fresh.unimodal)
+    assert torch.equal(table.labels, fresh.labels)
+    assert table.unimodal is not None and fresh.unimodal is not None and torch.equal(table.unimodal, fresh.unimodal)
+    assert table.out_of_fold is not None and fresh.out_of_fold is not None
+    assert all(torch.equal(a, b) for a, b in zip(table.out_of_fold(), fresh.out_of_fold(), strict=True))
 
 
 @every
