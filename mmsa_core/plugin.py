@@ -200,7 +200,10 @@ class Strategy(nn.Module, ABC):
 
 
 class ProjectingStrategy(Strategy, ABC):
-    """A strategy that edits the gradient of the head's first layer: the layer learns as if its input were another."""
+    """A strategy that edits the gradient of the head's first layer: the layer learns as if its input were another.
+
+    Constructor: ``(modalities, dim, *, ...)`` with the width of that input.
+    """
 
     @abstractmethod
     def project(self, x: Float[Tensor, "shown dim"]) -> Float[Tensor, "shown dim"]:

@@ -16,9 +16,10 @@ from mmsa_core.noise import Noise, mix, salt_layers
 from mmsa_core.population import MemberSpec, Population, adamw
 from tests.contracts.stacking import float_settings, stackable_encoders
 from tests.members import member, optimizer, several
+from tests.strategies.course import parts
 
 Splits = tuple[SplitTensors, SplitTensors]
-KINDS = ("encoders", "fusion", "alignment", "labels", "weighting")
+KINDS = ("encoders", "fusion", "alignment", "labels", "weighting", "strategies")
 PLUGINS = [
     (kind, name) for kind in KINDS for name in (stackable_encoders() if kind == "encoders" else registry.names(kind))
 ]
@@ -33,6 +34,8 @@ def with_plugin(kind: str, name: str, variant: int) -> dict[str, Any]:
     if kind == "alignment":
         weighted = {**settings, "weight": 0.1 * (variant + 1)}
         return {"alignment": {"text-audio": weighted, "audio-vision": {**weighted, "place": "encoder"}}}
+    if kind == "strategies":
+        return parts(**settings)
     return {kind: settings}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmsa_core import registry
 from mmsa_core.config import MemberConfig
 from mmsa_core.errors import UserError
 from mmsa_core.loader import SplitTensors
@@ -19,6 +20,7 @@ from mmsa_core.predict import predict
 from mmsa_core.solo import SoloMembers
 from mmsa_core.train import Objective, Progress, Verdict, fit
 from tests.members import member, optimizer
+from tests.strategies.course import parts
 
 Splits = tuple[SplitTensors, SplitTensors]
 
@@ -57,6 +59,27 @@ def test_equals_a_population(splits: Splits, accumulate: int, labels: str) -> No
         torch.testing.assert_close(solo.predict(batch), stacked.predict(batch), rtol=1e-3, atol=1e-4)
     for name, states in stacked.model_states().items():
         torch.testing.assert_close(solo.model_states()[name], states, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", registry.names("strategies"))
+def test_every_strategy_equals_a_population(splits: Splits, name: str) -> None:
+    """What a strategy learns on the way too: its state is part of the model's."""
+    train, valid = splits
+    settings = {"memory": 10, "replayed": 4} if name == "replay" else {}
+    specs = [member(k, optimizer=optimizer(k), **parts(name, **settings)) for k in range(2)]
+    stacked, solo = Population(specs, train), SoloMembers(specs, train)
+    batch = valid.batch(specs[0].config)
+    for epoch in range(1, 4):
+        torch.testing.assert_close(solo.train_epoch(epoch), stacked.train_epoch(epoch), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(solo.predict(batch), stacked.predict(batch), rtol=1e-3, atol=1e-4)
+    mine, theirs = solo.model_states(), stacked.model_states()
+    assert mine.keys() == theirs.keys()
+    for state, states in mine.items():
+        torch.testing.assert_close(states, theirs[state], rtol=1e-3, atol=1e-3)
+    again = SoloMembers(specs, train)
+    again.restore({n: t.clone() for n, t in solo.state().items()})
+    assert torch.equal(again.train_epoch(4), solo.train_epoch(4))
+    assert torch.equal(again.predict(batch), solo.predict(batch))
 
 
 def test_accumulated_batches_are_one_larger_batch(splits: Splits) -> None:
