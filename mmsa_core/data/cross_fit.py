@@ -22,7 +22,8 @@ Array = NDArray[np.float64]
 def time_average(split: Split, modality: str) -> Array:
     """Return the mean [N, d] over a modality's real rows, 0 where it is missing."""
     lengths = np.maximum(split.lengths[modality], 1)
-    total: Array = split.features[modality].sum(1, dtype=np.float64)
+    frames = np.where(split.real_rows(modality)[:, :, None], split.features[modality], 0)
+    total: Array = frames.sum(1, dtype=np.float64)
     return total / lengths[:, None]
 
 
