@@ -444,10 +444,12 @@ def test_restrict_drops_what_names_an_absent_modality() -> None:
     space = Space.load("modules").restrict(["text", "audio"])
     config = space.baseline()[0]
     assert list(config["encoders"]) == ["text", "audio"]
-    assert list(config["alignment"]) == ["text-audio"]
+    assert list(config["alignment"]) == ["text-audio", "audio-teacher"]
     assert set(config["weighting"]) == {"name", "text", "audio"}
     assert not [name for name in space.leaves() if "vision" in name]
     assert Space.load("modules").restrict(["text"]).baseline()[0]["alignment"] == {}
+    without = Space.load("modules").restrict(["audio", "vision"]).baseline()[0]
+    assert list(without["alignment"]) == ["audio-vision"], "no text, no teacher"
     with pytest.raises(UserError, match="there is no 'visual'"):
         space.restrict(["visual"])
 
