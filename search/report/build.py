@@ -132,7 +132,8 @@ def facts(run: RunRecord) -> dict[str, str]:
 def _text_model(record: Mapping[str, Any] | None) -> str:
     if record is None:
         return "the data's own"
-    return f"{Path(record['name']).name}, {record['pooling']} of layer {record['layer']}, content {record['content']}"
+    content = f", content {record['content']}" if record["content"] else ""
+    return f"{Path(record['name']).name}, {record['pooling']} of layer {record['layer']}{content}"
 
 
 def commands(run: RunRecord) -> list[str]:
