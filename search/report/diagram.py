@@ -10,6 +10,8 @@ from mmsa_core.config import MODALITIES, NONE, TEACHER
 
 COLUMN, BOX, EDGE = 150, 138, 6
 """Distance of the columns, width of a box, and margin, in the drawing's units."""
+LETTERS = 22
+"""How many letters of the small text a box holds."""
 
 
 class _Drawing:
@@ -90,9 +92,17 @@ def _plugin(part: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def _settings(part: Mapping[str, Any], limit: int = 2) -> str:
-    """Return the first settings; all of them are in the configuration below the picture."""
-    shown = [f"{k} {v:.2g}" if isinstance(v, float) else f"{k} {v}" for k, v in part.items()]
-    return " · ".join(shown[:limit])
+    """Return the first settings, as many as a box holds; all of them are in the configuration below the picture."""
+    shown = [_value(v) if k == "model" else f"{k} {_value(v)}" for k, v in part.items()]
+    while limit > 1 and len(" · ".join(shown[:limit])) > LETTERS:
+        limit -= 1
+    text = " · ".join(shown[:limit])
+    return text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…"
+
+
+def _value(value: object) -> str:
+    """Return a setting's value; of a path, the last part."""
+    return f"{value:.2g}" if isinstance(value, float) else str(value).rpartition("/")[2]
 
 
 def _row(draw: _Drawing, at: Mapping[str, float], boxes: Mapping[str, list[str]], kind: str, height: float) -> None:
