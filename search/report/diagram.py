@@ -83,7 +83,9 @@ def describe(config: Mapping[str, Any]) -> str:
     encoders = ", ".join(f"{m} {p['name']}" for m, p in config["encoders"].items())
     pairs = ", ".join(f"{k} {p['name']} ({p['weight']:.3g})" for k, p in config.get("alignment", {}).items())
     fusion, labels = config["fusion"]["name"], config["labels"]["name"]
-    return f"encoders: {encoders}; alignment: {pairs or NONE}; fusion: {fusion}; unimodal labels: {labels}"
+    strategy = config.get("strategy", {"name": NONE})["name"]
+    said = f"encoders: {encoders}; alignment: {pairs or NONE}; fusion: {fusion}; unimodal labels: {labels}"
+    return said if strategy == NONE else f"{said}; strategy: {strategy}"
 
 
 def _plugin(part: Mapping[str, Any], prefix: str = "") -> list[str]:
