@@ -119,11 +119,12 @@ def shrunk(
 ) -> Float[Tensor, "dim dim"]:
     """Return P - P R' (alpha I + R P R')^-1 R P for the rows R, one row after the other (recursive least squares).
 
-    What P leaves of a row's length is never taken for less than rounding makes it.
+    Beside the square of a row so long that rounding hides ``alpha``, it counts for what rounding leaves: less would
+    make the rounding grow from row to row.
     """
     rounding = 16 * torch.finfo(rows.dtype).eps
     for row in rows.unbind(0):
         seen = projector @ row
-        left = torch.maximum(row @ seen, rounding * row.square().sum())
-        projector = projector - torch.outer(seen, seen) / (alpha + left)
+        least = torch.clamp(rounding * row.square().sum(), min=alpha)
+        projector = projector - torch.outer(seen, seen) / (least + (row @ seen).clamp(min=0))
     return projector
