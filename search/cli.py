@@ -300,9 +300,16 @@ def data_features(
 def data_plant(
     target: Annotated[Path, typer.Argument(help="The file to write.", metavar="DATA.npz")],
     seed: Annotated[int, typer.Option(help="The seed of the data.")] = 0,
-    problem: Annotated[str, typer.Option(help="modules (a product of audio and vision matters) or null.")] = "modules",
+    problem: Annotated[
+        str,
+        typer.Option(
+            help="What must win: modules (a fusion that multiplies), gating (fusion gated), shared (a shared alignment "
+            "of text-audio), private (a private one of text-vision), missing (strategy modality_dropout), unlabeled "
+            "(a shared alignment with strategy unlabeled) or null (nothing)."
+        ),
+    ] = "modules",
 ) -> None:
-    """Write planted data whose best modules are known."""
+    """Write planted data whose best modules are known; spaces/studies/planted.yaml searches them."""
     from search import show
 
     show.plant(target, seed, problem)

@@ -1,95 +1,110 @@
 """Planted data: made so that the best combination of modules, and the error it can reach, are known beforehand.
 
-Each sample has hidden vectors t (2), a (4) and v (4), all standard normal. Row s of a modality is W z + n_s, with one
-random W per modality and fresh noise n_s, so that the mean over time nearly reveals z. With e standard normal,
-
-    "modules":  y = clip(0.5 t_1 + 0.5 sum_k a_k v_k + 0.3 e, -3, 3)
-    "null":     y = clip(t_1 + 0.3 e, -3, 3)
-
-In "modules" neither audio nor vision says anything about y alone, only their products do: low_rank fusion, which
-multiplies, finds them, while concatenation has to learn each product from few samples. In "null" audio and vision are
-unrelated to y, so no fusion and no alignment can help (more parameters can hurt). Knowing t, a and v exactly leaves a
-MAE of 0.3 sqrt(2 / pi) = 0.239, slightly less by the clipping; :func:`noise_floor` gives it for the very samples.
+A problem of :mod:`mmsa_core.data.problems` draws a hidden vector z per modality and the label's signal. Row s of a
+modality is W z + 0.5 n_s, with one random W per modality and fresh standard normal noise n_s, so that the mean over
+time nearly reveals z. The label is the signal with normal noise, clipped to -3..3. What no model can go below is
+:func:`noise_floor`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmsa_core.data.npz import write
-from mmsa_core.data.source import SPLITS
+from mmsa_core.data.problems import PROBLEMS, Array, Recipe, Sizes
+from mmsa_core.data.source import SPLITS, UNLABELED
 from mmsa_core.data.split import Split
-from mmsa_core.errors import UserError
+from mmsa_core.errors import UserError, nearest
 
-Problem: TypeAlias = Literal["modules", "null"]
-NOISE = 0.3
-"""Standard deviation of what no model can predict."""
+Problem: TypeAlias = Literal["modules", "gating", "shared", "private", "missing", "unlabeled", "null"]
 BOUND = 3.0
 CLIPS = 5
 """Samples of one video."""
 
 
-class Shape(NamedTuple):
-    """A planted modality: size of its hidden vector, width of its rows, and shortest and longest sequence."""
-
-    hidden: int
-    dim: int
-    shortest: int
-    longest: int
-
-
-SHAPES = {"text": Shape(2, 20, 3, 12), "audio": Shape(4, 8, 8, 20), "vision": Shape(4, 6, 4, 10)}
-
-
 def planted(
-    seed: int, train: int = 600, valid: int = 200, test: int = 300, problem: Problem = "modules"
+    seed: int,
+    train: int | None = None,
+    valid: int | None = None,
+    test: int | None = None,
+    problem: Problem = "modules",
+    unlabeled: int | None = None,
 ) -> dict[str, Split]:
-    """Return train, valid and test, with videos of their own each; a split does not depend on the others' sizes."""
-    return {name: split for name, (split, _) in _generate(seed, (train, valid, test), problem).items()}
+    """Return train, valid and test, with videos of their own each; a split does not depend on the others' sizes.
+
+    Sizes are the problem's where they are None; ``unlabeled`` rows come with train.
+
+    Raises:
+        UserError: there is no such problem.
+    """
+    made = _generate(seed, (train, valid, test, unlabeled), problem)
+    splits: dict[str, Split] = {name: made[name][0] for name in SPLITS}
+    if UNLABELED in made:
+        rows = made[UNLABELED][0]
+        rows = replace(rows, labels=np.zeros_like(rows.labels))
+        splits["train"] = replace(splits["train"], unlabeled=rows)
+    return splits
 
 
 def noise_floor(
-    seed: int, train: int = 600, valid: int = 200, test: int = 300, problem: Problem = "modules"
+    seed: int,
+    train: int | None = None,
+    valid: int | None = None,
+    test: int | None = None,
+    problem: Problem = "modules",
 ) -> dict[str, float]:
-    """Return by split the MAE of the noise-free label: what a model that knew the formula and z would reach."""
-    made = _generate(seed, (train, valid, test), problem)
-    return {name: float(np.abs(split.labels - clean).mean()) for name, (split, clean) in made.items()}
+    """Return by split the MAE of the best prediction from the hidden vectors of the modalities that are there.
+
+    Without the clipping it is ``sqrt(2 / pi)`` times the deviation of what they do not tell: 0.239 where they tell all
+    but a noise of 0.3.
+    """
+    made = _generate(seed, (train, valid, test, 0), problem)
+    return {name: float(np.abs(split.labels - best).mean()) for name, (split, best) in made.items()}
 
 
 def write_planted(
-    path: str | Path, seed: int, train: int = 600, valid: int = 200, test: int = 300, problem: Problem = "modules"
+    path: str | Path,
+    seed: int,
+    train: int | None = None,
+    valid: int | None = None,
+    test: int | None = None,
+    problem: Problem = "modules",
+    unlabeled: int | None = None,
 ) -> None:
     """Write :func:`planted` data in the native format."""
-    write(path, planted(seed, train, valid, test, problem))
+    write(path, planted(seed, train, valid, test, problem, unlabeled))
 
 
-def _generate(seed: int, sizes: tuple[int, int, int], problem: Problem) -> dict[str, tuple[Split, NDArray[np.float32]]]:
+def _generate(
+    seed: int, sizes: tuple[int | None, ...], problem: Problem
+) -> dict[str, tuple[Split, NDArray[np.float32]]]:
+    """Return the splits, rows without labels as one of their own, with the best prediction for each."""
     if problem not in get_args(Problem):
-        raise UserError(f"problem: must be 'modules' or 'null', got {problem!r}")
-    root, *streams = np.random.default_rng(seed).spawn(1 + len(SPLITS))
-    maps = {m: root.standard_normal((s.hidden, s.dim)) for m, s in SHAPES.items()}
-    made: dict[str, tuple[Split, NDArray[np.float32]]] = {}
-    for name, size, rng in zip(SPLITS, sizes, streams, strict=True):
-        hidden = {m: rng.standard_normal((size, s.hidden)) for m, s in SHAPES.items()}
-        clean = _clean_labels(hidden, problem)
-        noisy = clean + NOISE * rng.standard_normal(size)
-        lengths = {m: rng.integers(s.shortest, s.longest + 1, size) for m, s in SHAPES.items()}
-        features = {m: _sequences(rng, hidden[m] @ maps[m], lengths[m], SHAPES[m].longest) for m in SHAPES}
-        ids = tuple(f"{name}{i // CLIPS:04d}$_${i % CLIPS}" for i in range(size))
-        made[name] = Split(ids, features, lengths, _clip(noisy), {}, ()), _clip(clean)
-    return made
+        raise UserError(f"problem: there is no {problem!r}{nearest(problem, get_args(Problem))}")
+    recipe = PROBLEMS[problem]
+    wanted = Sizes(*(own if size is None else size for size, own in zip(sizes, recipe.sizes, strict=True)))
+    root, *streams = np.random.default_rng(seed).spawn(1 + len(wanted))
+    maps = {m: root.standard_normal((s.hidden, s.dim)) for m, s in recipe.shapes.items()}
+    parts = zip((*SPLITS, UNLABELED), wanted, streams, strict=True)
+    return {name: _split(name, size, rng, recipe, maps) for name, size, rng in parts if size > 0 or name in SPLITS}
 
 
-def _clean_labels(hidden: dict[str, NDArray[np.float64]], problem: Problem) -> NDArray[np.float64]:
-    main: NDArray[np.float64] = hidden["text"][:, 0]
-    if problem == "null":
-        return main
-    products: NDArray[np.float64] = (hidden["audio"] * hidden["vision"]).sum(axis=1)
-    return 0.5 * main + 0.5 * products
+def _split(
+    name: str, size: int, rng: np.random.Generator, recipe: Recipe, maps: dict[str, Array]
+) -> tuple[Split, NDArray[np.float32]]:
+    truth = recipe.draw(rng, size, name in ("train", UNLABELED))
+    noisy = truth.signal + recipe.noise * rng.standard_normal(size)
+    lengths = {m: rng.integers(s.shortest, s.longest + 1, size) for m, s in recipe.shapes.items()}
+    if truth.available is not None:
+        lengths = {m: n * there for (m, n), there in zip(lengths.items(), truth.available.T, strict=True)}
+    features = {m: _sequences(rng, truth.hidden[m] @ maps[m], lengths[m], recipe.shapes[m].longest) for m in maps}
+    ids = tuple(f"{name}{i // CLIPS:04d}$_${i % CLIPS}" for i in range(size))
+    return Split(ids, features, lengths, _clip(noisy), {}, ()), _clip(truth.best)
 
 
 def _sequences(

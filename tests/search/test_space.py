@@ -455,7 +455,7 @@ def test_restrict_drops_what_names_an_absent_modality() -> None:
 
 
 def test_shipped_spaces_give_configurations_that_the_model_accepts() -> None:
-    assert shipped("space") == ("modules", "paper", "quick")
+    assert shipped("space") == ("modules", "paper", "planted", "quick")
     for name in shipped("space"):
         for modalities in (["text", "audio", "vision"], ["text", "audio"], ["audio", "vision"], ["text"]):
             space = Space.load(name).restrict(modalities)
