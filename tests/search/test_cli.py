@@ -294,7 +294,7 @@ def test_plant_describe_convert(capsys: Capture) -> None:
     ("arguments", "sentence"),
     [
         (["plant", "planted.txt"], "planted.txt: the target must end in .npz, got suffix '.txt'"),
-        (["plant", "planted.npz", "--problem", "hard"], "problem: there is no 'hard'; known: gating, missing, "),
+        (["plant", "planted.npz", "--problem", "gates"], "problem: there is no 'gates'; known: gating, missing, "),
         (["plant", "config.yaml/planted.npz"], "config.yaml: cannot be read or written: "),
         (["describe", "nowhere.npz"], "nowhere.npz: there is no such file"),
         (["convert", "nowhere.pkl", "a.npz"], "nowhere.pkl: there is no such file"),
