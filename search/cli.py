@@ -108,7 +108,9 @@ def stop(run: Run) -> None:
 
 @app.command()
 def space(
-    name: Annotated[str, typer.Argument(help="A shipped space (quick, paper, planted, modules) or a file.", metavar="SPACE")],
+    name: Annotated[
+        str, typer.Argument(help="A shipped space (quick, paper, planted, ...) or a file.", metavar="SPACE")
+    ],
     sample: Annotated[int, typer.Option(min=0, help="Show this many random configurations.")] = 0,
     seed: Annotated[int, typer.Option(help="The seed of the samples.")] = 0,
     as_json: Json = False,
