@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from search.report.collect import RunRecord
@@ -61,13 +61,13 @@ def number(value: float, digits: int = 3, signed: bool = False) -> str:
 
 def read(record: Mapping[str, Any]) -> Estimate:
     """Return the estimate that a JSON record holds."""
-    return Estimate(record["mean"], record["std"], record["n"], record["low"], record["high"])
+    return Estimate(**{field.name: record[field.name] for field in fields(Estimate)})
 
 
 def interval(estimate: Estimate, signed: bool = False) -> str:
     """Return mean and 95 % interval, with as many digits as the interval's width asks for.
 
-    >>> interval(Estimate(0.8475, 0.004, 10, 0.8446, 0.8504))
+    >>> interval(Estimate(0.8475, 0.004, 10, 0.8446, 0.8504, 0.0013, 9, 0))
     '0.848 [0.845, 0.850]'
     """
     half = (estimate.high - estimate.low) / 2

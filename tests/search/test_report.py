@@ -34,6 +34,7 @@ from search.statistics import Estimate
 from search.study import StudyConfig
 from search.trials import open_study
 from search.worker import Report, Worker
+from tests.search.estimates import over_seeds
 
 STUDY = """
 study: small
@@ -190,7 +191,7 @@ def test_names_in_figures_are_escaped(run: RunRecord) -> None:
         "module": "</script><b>bold</b>",
         "choice": "<i>x</i>",
         "against": "none",
-        "difference": Estimate(-0.1, 0.05, 3, -0.15, -0.05).to_dict(),
+        "difference": over_seeds(-0.1, 0.05, 3, -0.15, -0.05).to_dict(),
         "resolved": True,
         "smallest_visible": float("inf"),
         "sentence": "</script><b>bold</b>",
@@ -237,7 +238,7 @@ def test_tables_agree_with_the_study(finished: Path, opened: pipeline.Opened) ->
 
 
 def test_effects_and_importance_agree_with_explain(run: RunRecord) -> None:
-    difference = Estimate(-0.1, 0.05, 3, -0.15, -0.05).to_dict()
+    difference = over_seeds(-0.1, 0.05, 3, -0.15, -0.05).to_dict()
     common = {"choice": "coral", "against": "none", "difference": difference, "smallest_visible": 0.1, "sentence": "s"}
     effects = [{"module": "b", "resolved": False, **common}, {"module": "a", "resolved": True, **common}]
     importance = {"ped_anova": {"x": 0.2, "y": 0.8}, "fanova": {"y": 1.0}}
@@ -337,11 +338,11 @@ def test_higher_is_better(run: RunRecord) -> None:
 
 def confirm_record(valid: Estimate, test: Estimate, winner: int = 4) -> dict[str, Any]:
     def candidate(trial: int, mean: float, difference: Estimate) -> dict[str, Any]:
-        value = Estimate(mean, 0.01, valid.n, mean - 0.01, mean + 0.01).to_dict()
+        value = over_seeds(mean, 0.01, valid.n, mean - 0.01, mean + 0.01).to_dict()
         return {"trial": trial, "valid": {"mae": value}, "difference": difference.to_dict()}
 
-    entries = [candidate(4, 0.8, valid), candidate(0, 0.85, Estimate(0, 0, valid.n, 0, 0))]
-    split = {role: {"mae": Estimate(0.8, 0.01, valid.n, 0.79, 0.81).to_dict()} for role in ("winner", "baseline")}
+    entries = [candidate(4, 0.8, valid), candidate(0, 0.85, over_seeds(0, 0, valid.n, 0, 0))]
+    split = {role: {"mae": over_seeds(0.8, 0.01, valid.n, 0.79, 0.81).to_dict()} for role in ("winner", "baseline")}
     return {
         "winner": winner,
         "baseline": 0,
@@ -350,8 +351,8 @@ def confirm_record(valid: Estimate, test: Estimate, winner: int = 4) -> dict[str
     }
 
 
-RESOLVED, UNRESOLVED = Estimate(-0.05, 0.02, 10, -0.07, -0.03), Estimate(-0.01, 0.05, 10, -0.04, 0.02)
-WORSE, SINGLE = Estimate(0.05, 0.02, 10, 0.03, 0.07), Estimate(-0.05, 0.0, 1, -0.05, -0.05)
+RESOLVED, UNRESOLVED = over_seeds(-0.05, 0.02, 10, -0.07, -0.03), over_seeds(-0.01, 0.05, 10, -0.04, 0.02)
+WORSE, SINGLE = over_seeds(0.05, 0.02, 10, 0.03, 0.07), over_seeds(-0.05, 0.0, 1, -0.05, -0.05)
 
 
 @pytest.mark.parametrize(
