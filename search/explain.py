@@ -16,10 +16,11 @@ from optuna.trial import TrialState
 from mmsa_core.atomic import write_text
 from mmsa_core.config import NONE, MemberConfig
 from mmsa_core.data.split import Split
-from mmsa_core.metrics import DIRECTIONS
+from mmsa_core.metrics import DIRECTIONS, objective_rows
 from mmsa_core.model import complete
 from search.configs import modules
-from search.confirm import Candidate, effect_seeds, has_members, load, metric_rows
+from search.confirm import effect_seeds
+from search.members import Candidate, has_members, load
 from search.nodes import Arms
 from search.overrides import assign, plain
 from search.space import Space
@@ -94,7 +95,8 @@ def effects(
 
     def values(candidate: Candidate) -> dict[int, float]:
         members = load(folder, candidate, seeds)
-        return dict(zip(members.seeds, metric_rows(members.predictions, valid.labels, convention)[metric], strict=True))
+        rows = objective_rows(metric, members.predictions, valid.labels, convention)
+        return dict(zip(members.seeds, map(float, rows), strict=True))
 
     full, table = values(winner), []
     for switch in [s for s in found if has_members(folder, s.candidate, seeds)]:

@@ -23,14 +23,17 @@ from mmsa_core.data.scaler import Scaler
 from mmsa_core.data.split import Split
 from mmsa_core.errors import UserError
 from mmsa_core.loader import SplitTensors, widths
+from mmsa_core.metrics import objective_rows
 from mmsa_core.model import Member, complete
 from mmsa_core.population import MemberSpec, stackable
 from mmsa_core.predict import predict
 from mmsa_core.train import Objective, fit
-from search.confirm import Candidate, estimates, load, metric_rows, record_opening
+from search.confirm import record_opening
 from search.inference import open_like_training
+from search.judgement import estimates
+from search.members import Candidate, load
 from search.run_folder import RunFolder, environment
-from search.statistics import PredictionInterval
+from search.statistics import PredictionInterval, videos
 from search.trials import open_study
 from search.yaml_io import read_yaml, write_yaml
 
@@ -152,7 +155,7 @@ def train_model(
         raise UserError(f"training failed with every seed; the first: {runs[0].failure}; try a smaller optimizer.lr")
     predictions = np.stack([r.predictions for _, r in whole if r.predictions is not None])
     states = [r.state for _, r in whole if r.state is not None]
-    metrics = {"valid": estimates(metric_rows(predictions, valid.labels, objective.convention))}
+    metrics = {"valid": estimates(predictions, valid.labels, objective.convention, videos(valid.ids))}
     provenance = {
         **environment(),
         "data_path": data,
@@ -191,7 +194,8 @@ def verify(folder: Path, data: str | None, limit: int | None) -> dict[str, Any]:
     members = [MemberSpec(model.config, s) for s in seeds]
     again = fit(members, SplitTensors(train, device), SplitTensors(valid, device), objective=objective)
     states = {n: s[: len(seeds)] for n, s in model.states.items()}
-    recorded = metric_rows(predict(model.config, states, valid), valid.labels, facts["convention"])[facts["metric"]]
+    before = predict(model.config, states, valid)
+    recorded = objective_rows(facts["metric"], before, valid.labels, facts["convention"]).tolist()
     now = [run.value for run in again.runs]
     gap = float(np.abs(np.subtract(recorded, now)).max())  # NaN where a member fails now
     return {

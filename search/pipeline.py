@@ -26,8 +26,11 @@ from mmsa_core.population import stackable
 from search import confirm, explain, export
 from search.bench import population_size
 from search.configs import modules
+from search.judgement import judge
 from search.ledger import Ledger
+from search.members import Candidate
 from search.progress import TextProgress
+from search.race import Race, Rounds, at_once
 from search.report.build import write_report
 from search.run_folder import RunFolder
 from search.runner import Engine, Placement
@@ -226,9 +229,10 @@ def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
     study = open_study(config, opened.folder)
     first = baseline_trial(study)
     numbers = {t.number: _candidate(opened, t) for t in [first, *leaders(study, config.seeds.leaders)]}
-    train_candidates(opened, engine, size, list(numbers.values()), confirm.confirm_seeds(config), "confirm")
-    pairs = list(numbers.items())
-    record = confirm.judge(config, pairs[1:], pairs[0], folder, opened.valid)
+    seeds, objective = tuple(confirm.confirm_seeds(config)), config.objective
+    race = Race(numbers, first.number, seeds, folder, objective.metric, objective.decided, opened.valid.labels)
+    _train(opened, engine, size, race.rounds, "confirm")
+    record = judge(config, race, opened.valid)
     known = confirm.read_record(folder)
     same = known is not None and all(known[k] == record[k] for k in ("winner", "seeds", "baseline", "candidates"))
     if known is not None and same:
@@ -265,13 +269,17 @@ def train_candidates(
     opened: Opened,
     engine: Engine,
     size: int,
-    candidates: Sequence[confirm.Candidate],
+    candidates: Sequence[Candidate],
     seeds: Sequence[int],
     label: str,
 ) -> None:
     """Train every candidate on ``seeds``; what is filed already is not trained again."""
+    _train(opened, engine, size, partial(at_once, candidates, seeds), label)
+
+
+def _train(opened: Opened, engine: Engine, size: int, rounds: Rounds, label: str) -> None:
     folder = opened.folder.path / "confirm"
-    make = partial(confirm.ConfirmPlan, candidates, seeds, folder, size, opened.config, label)
+    make = partial(confirm.ConfirmPlan, rounds, folder, size, opened.config, label)
     if make().pending():
         engine.run(make, (opened.train, opened.valid))
     _stop_if_interrupted(engine)
@@ -298,8 +306,8 @@ def _open(config: StudyConfig, folder: RunFolder) -> Opened:
     return Opened(config, config.search_space(), folder, data, scaler, scaler.apply(train), scaler.apply(valid))
 
 
-def _candidate(opened: Opened, trial: optuna.trial.FrozenTrial) -> confirm.Candidate:
-    return confirm.Candidate(f"trial {trial.number}", opened.sampled(trial))
+def _candidate(opened: Opened, trial: optuna.trial.FrozenTrial) -> Candidate:
+    return Candidate(f"trial {trial.number}", opened.sampled(trial))
 
 
 @contextmanager

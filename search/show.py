@@ -114,8 +114,9 @@ def evaluate(model: Path, data: str | None, split: str, as_json: bool) -> None:
     """Print the metrics of a model's members on a split, and of the mean of their predictions."""
     from mmsa_core.metrics import evaluate as measure
     from search import export, inference
-    from search.confirm import estimates, metric_rows
+    from search.judgement import estimates
     from search.run_folder import RunFolder
+    from search.statistics import videos
 
     _one_thread()
     found = export.read_model(model)
@@ -124,7 +125,7 @@ def evaluate(model: Path, data: str | None, split: str, as_json: bool) -> None:
         export.count_opening(RunFolder(model.parent), "evaluate")
     convention = found.provenance["convention"]
     predictions, interval = found.predict(part), found.interval
-    members = estimates(metric_rows(predictions, part.labels, convention))
+    members = estimates(predictions, part.labels, convention, videos(part.ids))
     ensemble = measure(predictions.mean(0), part.labels, convention)
     inside, width = interval.coverage(predictions, part.labels), 2 * float(interval.half(predictions).mean())
     said = f"{inside:.1%} of the labels lie in the {interval.level:.0%} intervals, of mean width {width:.2f}"

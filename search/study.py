@@ -122,13 +122,13 @@ class BudgetConfig(_Part):
 
 
 class SeedsConfig(_Part):
-    """Seeds per trial, fresh seeds to confirm each of the ``leaders`` with, how many of these the effects of modules
-    are measured with, and the number all seeds start from."""
+    """Seeds per trial, fresh seeds that the ``leaders`` and the baseline race over, how many of these the effects of
+    modules are measured with, and the number all seeds start from."""
 
     search: Positive = 1
     confirm: Annotated[int, Field(ge=2)] = 20
     effects: Annotated[int, Field(ge=2)] = 10
-    leaders: Positive = 3
+    leaders: Positive = 6
     base: Annotated[int, Field(ge=0)] = 0
 
 
@@ -156,7 +156,8 @@ class ResourcesConfig(_Part):
 
 
 class StudyConfig(_Part):
-    """A study: what is locked beside its results. ``baseline`` is trial 0 in place of the space's defaults."""
+    """A study: what is locked beside its results. ``baseline`` is trial 0 in place of the space's defaults, ``winner``
+    the rule by which one confirmed candidate is taken: best end of the interval, best mean, or cheapest of the best."""
 
     study: str
     data: DataConfig = DataConfig()
@@ -169,6 +170,7 @@ class StudyConfig(_Part):
     baseline: str | dict[str, Any] | None = None
     sampler: Literal["tpe", "random", "gp", "cmaes", "nsga2"] = "tpe"
     pruner: Literal["rungs", "median", "hyperband", "successive_halving", "none"] = "rungs"
+    winner: Literal["bound", "mean", "cheapest"] = "bound"
     storage: str = "journal"
     resources: ResourcesConfig = ResourcesConfig()
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,11 +20,14 @@ from mmsa_core.data.synthetic import write_planted
 from mmsa_core.errors import UserError
 from mmsa_core.metrics import evaluate
 from search import confirm, explain, export, pipeline
-from search.confirm import Candidate, ConfirmPlan, confirm_seeds, judge, load, record_opening
+from search.confirm import ConfirmPlan, confirm_seeds, record_opening
 from search.explain import importances, switches
+from search.judgement import judge
 from search.ledger import search_seeds
+from search.members import Candidate, load
 from search.pipeline import Opened
 from search.populations import Outcome, Reply, Result, Source, Task, Wait
+from search.race import Race, at_once
 from search.runner import Engine
 from search.space import Space
 from search.study import StudyConfig
@@ -113,7 +117,7 @@ def test_seeds_are_fresh() -> None:
 def plan(folder: Path, count: int, size: int, *names: str) -> ConfirmPlan:
     config = study(seeds={"confirm": count})
     made = [Candidate(n, {**config.search_space().baseline()[0], "width": 4 + int(n), "epochs": 4}) for n in names]
-    return ConfirmPlan(made, confirm_seeds(config), folder, size, config, "confirm")
+    return ConfirmPlan(partial(at_once, made, confirm_seeds(config)), folder, size, config, "confirm")
 
 
 def worked(source: ConfirmPlan, most: int = 99, fail: int | None = None) -> list[Task]:
@@ -219,7 +223,7 @@ def test_no_member_at_all_is_said(tmp_path: Path) -> None:
 def filed(folder: Path, made: Candidate, config: StudyConfig, errors: Mapping[int, float | None]) -> None:
     """File members by seed whose predictions miss every label of the valid split by an amount (None: failed)."""
     _, valid, _ = tiny.scaled()
-    source = ConfirmPlan([made], list(errors), folder, 99, config, "confirm")
+    source = ConfirmPlan(partial(at_once, [made], list(errors)), folder, 99, config, "confirm")
     task = source.next()
     assert isinstance(task, Task)
     outcomes = []
@@ -242,9 +246,10 @@ def judged(folder: Path, errors: Mapping[int, Mapping[int, float | None]], **cha
     made = {n: Candidate(f"trial {n}", {"encoders": {"text": "pool"}, "width": 4 + n, "epochs": 4}) for n in errors}
     for number, own in errors.items():
         filed(folder, made[number], config, {seeds[k]: e for k, e in own.items()})
-    pairs = list(made.items())
     _, valid, _ = tiny.scaled()
-    return judge(config, pairs[1:], pairs[0], folder, valid)
+    own = config.objective
+    race = Race(made, next(iter(made)), tuple(seeds), folder, own.metric, own.decided, valid.labels)
+    return judge(config, race, valid)
 
 
 def test_the_winner_has_the_best_mean(tmp_path: Path) -> None:
@@ -300,7 +305,9 @@ def test_confirmed_are_the_leaders_and_the_baseline(run: Run) -> None:
     assert {c["trial"] for c in run.record["candidates"]} == expected and len(expected) == 3
     assert run.record["seeds"] == confirm_seeds(run.opened.config)
     means = [c["valid"]["mae"]["mean"] for c in run.record["candidates"]]
-    assert means == sorted(means) and run.record["winner"] == run.record["candidates"][0]["trial"]
+    ends = {c["trial"]: (round(c["valid"]["mae"]["high"], 3), c["parameters"]) for c in run.record["candidates"]}
+    assert means == sorted(means) and run.record["rule"] == "bound"
+    assert ends[run.record["winner"]] == min(ends.values()), "the best pessimistic end, the cheapest of equal ones"
     assert all(c["valid"]["mae"]["n"] == 3 and c["failures"] == [] for c in run.record["candidates"])
 
 
@@ -459,7 +466,7 @@ def test_files_of_the_model(run: Run) -> None:
         "README.md", "config.yaml", "metrics.json", "model.safetensors", "provenance.json",
     ]  # fmt: skip
     metrics = json.loads((run.model / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["valid"] == run.record["candidates"][0]["valid"]
+    assert metrics["valid"] == next(c for c in run.record["candidates"] if c["trial"] == run.record["winner"])["valid"]
     assert metrics["test"] == run.record["test"]["winner"] and metrics["test_openings"] == 1
     assert metrics["baseline"]["test"] == run.record["test"]["baseline"]
     assert {"mean", "std", "n", "low", "high"} <= metrics["valid"]["mae"].keys()
@@ -485,7 +492,7 @@ def test_verify_reproduces(run: Run) -> None:
     found = export.verify(run.model, None, None)
     assert found["seeds"] == run.record["seeds"] and found["reproduced"]
     assert found["largest_difference"] < 1e-4
-    entry = run.record["candidates"][0]["valid"]["mae"]
+    entry = next(c for c in run.record["candidates"] if c["trial"] == run.record["winner"])["valid"]["mae"]
     assert float(np.mean(found["recorded"])) == pytest.approx(entry["mean"], abs=1e-5)
     assert len(export.verify(run.model, None, 1)["again"]) == 1
 

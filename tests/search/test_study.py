@@ -40,7 +40,7 @@ def test_defaults(tmp_path: Path) -> None:
         },
         "objective": {"metric": "mae", "direction": "minimize", "convention": "auto"},
         "budget": {"trials": 24, "minutes": None},
-        "seeds": {"search": 1, "confirm": 20, "effects": 10, "leaders": 3, "base": 0},
+        "seeds": {"search": 1, "confirm": 20, "effects": 10, "leaders": 6, "base": 0},
         "rungs": {"epochs": [2, 4, 8, 16, 32], "keep": 0.5},
         "population": "auto",
         "baseline": None,
@@ -49,6 +49,7 @@ def test_defaults(tmp_path: Path) -> None:
         "storage": "journal",
         "resources": {"cpus": 1.0, "gpus": "auto", "workers": "auto"},
         "max_failure_rate": 0.5,
+        "winner": "bound",
     }
 
 

@@ -1,0 +1,132 @@
+"""Members trained on fresh seeds and filed by their configuration: one file per population, written once, never
+changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from mmsa_core.atomic import replacing
+from mmsa_core.config import fingerprint
+from mmsa_core.errors import UserError
+from search.populations import Result, Task
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration to train on fresh seeds; ``name`` says what it is, e.g. "trial 42"."""
+
+    name: str
+    config: Mapping[str, Any]
+
+    @property
+    def mark(self) -> str:
+        """What its results are filed under: equal configurations are trained once."""
+        return fingerprint(dict(self.config))
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A candidate's members: seeds, predictions on the valid split [seed, row], model states [seed, ...] and cost."""
+
+    config: dict[str, Any]
+    seeds: list[int]
+    best_epochs: list[int]
+    predictions: NDArray[np.float32]
+    states: dict[str, NDArray[Any]]
+    seconds: float
+    parameters: int
+    attempted: list[int]
+    failures: list[str]
+
+    def of(self, seeds: Sequence[int]) -> NDArray[np.float32]:
+        """Return the predictions [seed, row] of ``seeds`` in their order; all of them must be there."""
+        return self.predictions[[self.seeds.index(s) for s in seeds]]
+
+
+def load(folder: Path, candidate: Candidate, seeds: Sequence[int], states: bool = True) -> Confirmed:
+    """Read a candidate's filed members, of ``seeds`` only and in their order; without ``states`` the weights stay on
+    the disk.
+
+    Raises:
+        UserError: none of them finished.
+    """
+    parts = _parts(folder, candidate, states)
+    rows = {seed: (part, k) for part in parts for k, seed in enumerate(part.seeds)}
+    chosen = [rows[s] for s in seeds if s in rows]
+    if not chosen:
+        reason = next((f for p in parts for f in p.failures), "its workers died")
+        raise UserError(f"confirm: no member of {candidate.name} finished; the first reason: {reason}")
+    return Confirmed(
+        config=chosen[0][0].config,
+        seeds=[s for s in seeds if s in rows],
+        best_epochs=[part.best_epochs[k] for part, k in chosen],
+        predictions=np.stack([part.predictions[k] for part, k in chosen]),
+        states={n: np.stack([part.states[n][k] for part, k in chosen]) for n in chosen[0][0].states},
+        seconds=sum(p.seconds for p in parts) / max(1, sum(len(p.seeds) for p in parts)),
+        parameters=chosen[0][0].parameters,
+        attempted=list(seeds),
+        failures=[f for p in parts for f in p.failures],
+    )
+
+
+def has_members(folder: Path, candidate: Candidate, seeds: Sequence[int]) -> bool:
+    """Tell whether a candidate finished with at least one of ``seeds``."""
+    return any(seed in seeds for part in _parts(folder, candidate, states=False) for seed in part.seeds)
+
+
+def attempted(folder: Path, candidate: Candidate) -> set[int]:
+    """Return the seeds that a candidate was trained with, those that failed included."""
+    return {seed for part in _parts(folder, candidate, states=False) for seed in part.attempted}
+
+
+def place(folder: Path, candidate: Candidate, seeds: Sequence[int]) -> Path:
+    """Return the file for a candidate's members with these seeds."""
+    return folder / candidate.mark / f"{fingerprint(list(seeds))}.safetensors"
+
+
+def file(path: Path, task: Task, result: Result) -> None:
+    """Write a population's members; those that failed leave their reason."""
+    whole = [
+        (s, o) for s, o in zip(task.slots, result.outcomes, strict=True) if o.failure is None and o.state is not None
+    ]
+    failures = [f"seed {s.seed}: {o.failure}" for s, o in zip(task.slots, result.outcomes, strict=True) if o.failure]
+    meta = {
+        "config": whole[0][1].config if whole else dict(task.slots[0].config),
+        "seeds": [s.seed for s, _ in whole],
+        "best_epochs": [o.best_epoch for _, o in whole],
+        "seconds": result.seconds,
+        "parameters": result.parameters,
+        "attempted": [s.seed for s in task.slots],
+        "failures": failures,
+    }
+    tensors: dict[str, NDArray[Any]] = {}
+    if whole:
+        tensors["predictions"] = np.stack([o.predictions for _, o in whole if o.predictions is not None])
+        states = [o.state for _, o in whole if o.state is not None]
+        tensors |= {f"state.{n}": np.stack([s[n] for s in states]) for n in states[0]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"members": json.dumps(meta)})
+
+
+def _parts(folder: Path, candidate: Candidate, states: bool) -> list[Confirmed]:
+    return [_read(p, states) for p in sorted((folder / candidate.mark).glob("*.safetensors"))]
+
+
+def _read(path: Path, states: bool) -> Confirmed:
+    with safe_open(path, "np") as file:
+        meta = json.loads(file.metadata()["members"])
+        names = [n for n in file.keys() if states or n == "predictions"]  # noqa: SIM118 (not a mapping)
+        tensors = {n: file.get_tensor(n) for n in names}
+    kept = {n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")}
+    predictions = tensors.get("predictions", np.zeros((0, 0), np.float32))
+    return Confirmed(predictions=predictions, states=kept, **meta)
