@@ -155,6 +155,17 @@ def report(run: Run, as_json: Json = False) -> None:
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.", metavar="RUN...")],
+    as_json: Json = False,
+) -> None:
+    """Show the confirmed winners of several runs side by side, and which of them is better."""
+    from search import compare as comparing
+
+    comparing.show(runs, as_json)
+
+
+@app.command()
 def export(run: Run, as_json: Json = False) -> None:
     """Write the model folder again."""
     from search import confirm as confirmed

@@ -31,11 +31,14 @@ from search.study import StudyConfig
 from search.trials import (
     BASELINE,
     CONFIG,
+    DROPPED,
+    NOTE,
     ORIGIN,
     POPULATION,
     REASON,
     RESULT,
     SECONDS,
+    FirstTrial,
     configuration,
     finished,
     is_outside,
@@ -62,9 +65,15 @@ class Ledger:
     """Source of search tasks: every question and answer of the search goes through here."""
 
     def __init__(
-        self, config: StudyConfig, space: Space, folder: RunFolder, size: int, deterministic: bool = False
+        self,
+        config: StudyConfig,
+        space: Space,
+        folder: RunFolder,
+        size: int,
+        deterministic: bool = False,
+        first: Sequence[FirstTrial] = (),
     ) -> None:
-        """``size`` is the number of members in a population."""
+        """``size`` is the number of members in a population; ``first`` are tried after the baseline of a new study."""
         self.config = config
         self.space = space
         self.folder = folder
@@ -81,6 +90,7 @@ class Ledger:
         self._seconds_before = float(self.study.user_attrs.get(SECONDS, 0.0))
         if not self.study.get_trials(deepcopy=False):
             self._enqueue_baseline()
+            self._enqueue_first(first)
         self._adopt()
 
     # ---- the source of tasks -------------------------------------------------------------------------------------
@@ -201,10 +211,32 @@ class Ledger:
         else:
             self.study.enqueue_trial({}, user_attrs={ORIGIN: BASELINE, CONFIG: named.to_dict()})
 
+    def _enqueue_first(self, first: Sequence[FirstTrial]) -> None:
+        """Make the first trials wait behind the baseline; one that is no point of the space, or waits already, is
+        dropped with a note."""
+        named, epochs = self.config.named_baseline(), {"epochs": self.config.rungs.epochs[-1]}
+        seen = {_mark({**self.space.baseline()[0], **epochs} if named is None else named.to_dict())}
+        dropped = []
+        for trial in first:
+            try:
+                config = MemberConfig.from_dict({**self.space.config(trial.params), **epochs})
+                mark = complete(config).fingerprint()
+                reason = "the same configuration waits already" if mark in seen else None
+            except UserError as error:
+                reason = str(error)
+            if reason is not None:
+                dropped.append({"origin": trial.origin, "note": f"{trial.note}: {reason}"})
+                continue
+            seen.add(mark)
+            self.study.enqueue_trial(trial.params, user_attrs={ORIGIN: trial.origin, NOTE: trial.note})
+        if dropped:
+            self.study.set_user_attr(DROPPED, dropped)
+
     def _ask(self, generation: int) -> None:
         """Ask for one population's trials and queue it: the first trial's structure is held for the others.
 
-        A configuration from outside the space has a population of its own, as nothing in the space has its structure.
+        Trials that were enqueued with another structure form populations of their own. So does a configuration from
+        outside the space, as nothing in the space has its structure.
         """
         left = self._trials_left()
         if left <= 0:
@@ -212,16 +244,14 @@ class Ledger:
         number = len(self.study.get_trials(deepcopy=False))
         seed = mix("sampler", self.config.seeds.base, number)
         first, config = self._ask_trial(seed, {})
-        asked = [(first, config)]
         structure = self.space.structural(first.params)
-        strays: list[tuple[Trial, dict[str, Any]]] = []
+        groups = {_key(structure): [(first, config)]}
         room = max(1, together(config, self.size) // self.config.seeds.search)
         others = 0 if is_outside(self._trial(first.number)) else min(room, left) - 1
         for k in range(1, others + 1):
             trial, config = self._ask_trial(mix(seed, k), structure)
-            same = self.space.structural(trial.params) == structure
-            (asked if same else strays).append((trial, config))
-        for group in [asked, *([s] for s in strays)]:
+            groups.setdefault(_key(self.space.structural(trial.params)), []).append((trial, config))
+        for group in groups.values():
             self._enqueue(group, generation)
 
     def _ask_trial(self, seed: int, fixed: Mapping[str, Any]) -> tuple[Trial, dict[str, Any]]:
@@ -378,6 +408,10 @@ def _mark(config: Mapping[str, Any]) -> str:
         return complete(MemberConfig.from_dict(config)).fingerprint()
     except UserError:
         return fingerprint(dict(config))
+
+
+def _key(structure: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(structure.items()))
 
 
 def _by_trial(task: Task, values: Mapping[int, float]) -> dict[int, float]:

@@ -23,7 +23,7 @@ from mmsa_core.errors import UserError
 from mmsa_core.loader import SplitTensors
 from mmsa_core.model import complete
 from mmsa_core.population import stackable
-from search import confirm, explain, export
+from search import confirm, explain, export, warm_start
 from search.bench import population_size
 from search.configs import modules
 from search.judgement import judge
@@ -36,7 +36,16 @@ from search.run_folder import RunFolder
 from search.runner import Engine, Placement
 from search.space import Space
 from search.study import StudyConfig
-from search.trials import baseline_trial, best_trial, configuration, is_outside, leaders, open_study, summary
+from search.trials import (
+    FirstTrial,
+    baseline_trial,
+    best_trial,
+    configuration,
+    is_outside,
+    leaders,
+    open_study,
+    summary,
+)
 
 OnStatus = Callable[[Mapping[str, Any]], None]
 
@@ -104,8 +113,10 @@ def open_new(config: StudyConfig, source: Path, out: Path, dry: bool = False) ->
     # absolute, so that later stages find the data from any folder
     places = {key: _absolute(getattr(config.data, key)) for key in ("path", "text_model")}
     config = config.model_copy(update={"data": config.data.model_copy(update=places)})
+    config = warm_start.with_leaders(config, folder)
     opened = _open(config, folder)
     check_space(opened)
+    warm_start.first_trials(opened.config, opened.space)  # refused here, if at all
     if dry:
         return opened
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -213,7 +224,8 @@ def search(opened: Opened, engine: Engine, deterministic: bool) -> str:
     message = ""
     if summary(study, config, running=False, trials=False)["state"] != "finished":
         size = opened.size(config.budget.trials)
-        make = partial(Ledger, config, opened.space, opened.folder, size, deterministic)
+        first = [] if study.get_trials(deepcopy=False) else first_trials(opened)
+        make = partial(Ledger, config, opened.space, opened.folder, size, deterministic, first)
         status = engine.run(make, (opened.train, opened.valid))
         message = str(status["message"])
     if best_trial(study) is None and not engine.interrupted:
@@ -221,6 +233,11 @@ def search(opened: Opened, engine: Engine, deterministic: bool) -> str:
         raise NothingFinishedError(f"no trial finished{'; the first reason: ' + reasons[0] if reasons else ''}")
     _stop_if_interrupted(engine)
     return message
+
+
+def first_trials(opened: Opened) -> list[FirstTrial]:
+    """Return what a new study tries right after the baseline: the leaders of other runs."""
+    return warm_start.first_trials(opened.config, opened.space)
 
 
 def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:

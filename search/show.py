@@ -323,6 +323,8 @@ def _print_status(found: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         _json(found)
         return
+    from mmsa_core.metrics import DIRECTIONS
+    from search.origins import origin_sentences
     from search.progress import clock
 
     counts, best = found["counts"], found["best"]
@@ -333,6 +335,8 @@ def _print_status(found: Mapping[str, Any], as_json: bool) -> None:
         if best is None
         else f"best {found['metric']} {best['value']:.4f} (trial {best['number']})",
     ]
+    sign = 1.0 if DIRECTIONS[found["metric"]] == "minimize" else -1.0
+    lines += origin_sentences(found["origins"], found["metric"], sign)
     reasons = [f"trial {t['number']} failed: {t['reason']}" for t in found["trials"] if t["reason"]]
     print("\n".join([*lines, *reasons[:5]]))  # noqa: T201
 

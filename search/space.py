@@ -107,13 +107,17 @@ class Space:
 
     def baseline(self) -> tuple[dict[str, Any], Params]:
         """Return the configuration of the defaults and its flat parameters (for ``enqueue_trial``)."""
+        return self.point(lambda path, leaf: leaf.default)
+
+    def point(self, pick: Pick) -> tuple[dict[str, Any], Params]:
+        """Return the configuration of what ``pick`` gives for every parameter that applies, and its flat parameters."""
         params: Params = {}
 
-        def pick(path: str, leaf: Leaf) -> Any:
-            params[path] = leaf.default
-            return leaf.default
+        def kept(path: str, leaf: Leaf) -> Any:
+            params[path] = value = pick(path, leaf)
+            return value
 
-        return self._build(pick), params
+        return self._build(kept), params
 
     def arms(self) -> Iterator[dict[str, Any]]:
         """Yield the baseline with every option of every choice in turn, what belongs to an arm at its defaults.

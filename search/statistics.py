@@ -69,6 +69,23 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Estimate:
     return estimate(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))
 
 
+def welch(a: Estimate, b: Estimate) -> Estimate:
+    """Return the difference a - b of two means over different seeds, with Welch's t-interval over seeds alone; ``n`` is
+    the smaller number of seeds and ``std`` the two deviations together.
+
+    Source: Welch, Biometrika 1947.
+    """
+    mean, n, std = a.mean - b.mean, min(a.n, b.n), math.hypot(a.std, b.std)
+    if n < 2:
+        return Estimate(mean, 0.0, 1, mean, mean, 0.0, 0.0, 0)
+    own = [e.std**2 / e.n for e in (a, b)]
+    error = math.sqrt(sum(own))
+    parts = sum(v**2 / (e.n - 1) for v, e in zip(own, (a, b), strict=True))
+    df = error**4 / parts if parts > 0 else float(a.n + b.n - 2)
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, df)) * error
+    return Estimate(mean, std, n, mean - half, mean + half, error, df, 0)
+
+
 def combined(
     metric: str,
     convention: Convention,

@@ -155,9 +155,25 @@ class ResourcesConfig(_Part):
     workers: AutoCount = "auto"
 
 
+class LeaderConfig(_Part):
+    """A leader of another run: its trial there, whether it was confirmed, and its configuration, complete."""
+
+    trial: Annotated[int, Field(ge=0)]
+    confirmed: bool
+    config: dict[str, Any]
+
+
+class WarmStartConfig(_Part):
+    """A run folder whose leaders are tried first; they are read when the study starts and kept with it."""
+
+    run: str
+    leaders: Annotated[tuple[LeaderConfig, ...], Field(strict=False)] | None = None
+
+
 class StudyConfig(_Part):
-    """A study: what is locked beside its results. ``baseline`` is trial 0 in place of the space's defaults, ``winner``
-    the rule by which one confirmed candidate is taken: best end of the interval, best mean, or cheapest of the best."""
+    """A study: what is locked beside its results. ``baseline`` is trial 0 in place of the space's defaults, the leaders
+    of the runs in ``warm_start`` come next, and ``winner`` is the rule by which one confirmed candidate is taken: best
+    end of the interval, best mean, or cheapest of the best."""
 
     study: str
     data: DataConfig = DataConfig()
@@ -168,6 +184,7 @@ class StudyConfig(_Part):
     population: AutoCount = "auto"
     space: str | dict[str, Any]
     baseline: str | dict[str, Any] | None = None
+    warm_start: Annotated[tuple[WarmStartConfig, ...], Field(strict=False)] = ()
     sampler: Literal["tpe", "random", "gp", "cmaes", "nsga2"] = "tpe"
     pruner: Literal["rungs", "median", "hyperband", "successive_halving", "none"] = "rungs"
     winner: Literal["bound", "mean", "cheapest"] = "bound"
@@ -195,6 +212,13 @@ class StudyConfig(_Part):
             raise ValueError("must be a shipped name, a path, or a mapping")
         return value
 
+    @field_validator("warm_start", mode="before")
+    @classmethod
+    def _runs(cls, value: object) -> object:
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str | Mapping) for v in value):
+            raise ValueError("must be a list of run folders, e.g. [runs/other]")
+        return [{"run": v} if isinstance(v, str) else v for v in value]
+
     @field_validator("storage")
     @classmethod
     def _storage(cls, value: str) -> str:
@@ -208,7 +232,8 @@ class StudyConfig(_Part):
         """Read a study file with ``key=value`` overrides; ``space.<path>=value`` reaches into the space and
         ``baseline.<path>=value`` into the baseline.
 
-        Relative paths of data, space and baseline are taken from the current folder or else from the study file's.
+        Relative paths of data, space, baseline and warm_start are taken from the current folder or else from the study
+        file's.
 
         Raises:
             UserError: one sentence with file, key, value, rule and fix.
@@ -275,6 +300,7 @@ class StudyConfig(_Part):
         """Resolve paths against the study's folder, and check space and baseline with their overrides."""
         places = {key: _beside(getattr(self.data, key), folder) for key in ("path", "text_model")}
         data = self.data.model_copy(update=places)
+        runs = tuple(w.model_copy(update={"run": _beside(w.run, folder)}) for w in self.warm_start)
         place = _beside(self.space, folder)
         try:
             space = Space.load(place) if isinstance(place, str) else Space.parse(place, "space")
@@ -282,9 +308,8 @@ class StudyConfig(_Part):
                 space, place = (changed := space.override(key, value)), dict(changed.tree)
             if data.modalities is not None:
                 space.restrict(data.modalities)
-            found = self.model_copy(
-                update={"data": data, "space": place, "baseline": self._changed_baseline(folder, into["baseline"])}
-            )
+            baseline = self._changed_baseline(folder, into["baseline"])
+            found = self.model_copy(update={"data": data, "space": place, "baseline": baseline, "warm_start": runs})
             return found.model_copy(update={"baseline": _written(found.named_baseline())})
         except UserError as error:
             raise UserError(f"{source}: {error}") from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -11,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mmsa_core.errors import UserError
 from search.run_folder import RunFolder
-from search.space import Space
+from search.space import Params, Space
 from search.storage import open_storage
 from search.study import StudyConfig
 
@@ -20,8 +22,12 @@ POPULATION, ORIGIN, RESULT, REASON = "population", "origin", "result", "reason"
 CONFIG = "config"
 """User attribute of a trial whose configuration need not be a point of the space: the configuration. It has no
 parameters, and so no place in what samplers and importances learn from."""
-BASELINE = "baseline"
-"""The origin of trial 0."""
+BASELINE, WARM_START, INTERACTIONS, SEARCH = "baseline", "warm_start", "interactions", "search"
+"""Origins: of trial 0, of trials taken from other runs, of advised ones, and of those that the sampler proposed."""
+NOTE = "note"
+"""User attribute of a first trial: where it is from, in words."""
+DROPPED = "dropped"
+"""User attribute of the study: the first trials that are no points of its space, as origin and note."""
 SECONDS = "seconds"
 """User attribute of the study: how long drivers worked on it."""
 STATES = {
@@ -31,6 +37,15 @@ STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
+
+
+@dataclass(frozen=True)
+class FirstTrial:
+    """A point of the space to try right after the baseline; ``origin`` and ``note`` say where it is from."""
+
+    params: Params
+    origin: str
+    note: str
 
 
 def open_study(config: StudyConfig, folder: RunFolder) -> optuna.Study:
@@ -85,6 +100,7 @@ def summary(study: optuna.Study, config: StudyConfig, running: bool, trials: boo
         "used": {"trials": ended, "seconds": seconds},
         "counts": counts,
         "best": None if best is None else {"number": best.number, "value": best.value, "params": best.params},
+        "origins": origins(study),
         "test_openings": len(study.user_attrs.get("test_openings", [])),
         "trials": [
             {
@@ -104,6 +120,29 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
     return min(complete, key=lambda t: sign * float(t.value or 0.0), default=None)
+
+
+def origins(study: optuna.Study) -> dict[str, dict[str, Any]]:
+    """Return, by where configurations came from: how many trials there are, how many are complete, the best value and
+    its trial, the notes of first trials, and what was dropped of them."""
+    sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
+    groups: dict[str, list[FrozenTrial]] = defaultdict(list)
+    for t in study.get_trials(deepcopy=False):
+        groups[str(t.user_attrs.get(ORIGIN, SEARCH))].append(t)
+    dropped = study.user_attrs.get(DROPPED, [])
+    found = {}
+    for origin in [*groups, *(d["origin"] for d in dropped if d["origin"] not in groups)]:
+        complete = [t for t in groups[origin] if t.state == TrialState.COMPLETE]
+        best = min(complete, key=lambda t: sign * float(t.value or 0.0), default=None)
+        found[origin] = {
+            "trials": len(groups[origin]),
+            "complete": len(complete),
+            "best": None if best is None else best.value,
+            "number": None if best is None else best.number,
+            "notes": [t.user_attrs[NOTE] for t in groups[origin] if NOTE in t.user_attrs],
+            "dropped": [d["note"] for d in dropped if d["origin"] == origin],
+        }
+    return found
 
 
 def baseline_trial(study: optuna.Study) -> FrozenTrial:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mmsa_core.atomic import write_text
+from search.origins import origin_sentences
 from search.report.collect import RunRecord, collect
 from search.report.diagram import describe, diagram
 from search.report.figures import Plot, plots
@@ -108,6 +109,7 @@ def facts(run: RunRecord) -> dict[str, str]:
     packages = ", ".join(f"{k} {v}" for k, v in lock.get("packages", {}).items())
     confirm = "" if run.confirm is None else f"; to confirm {', '.join(map(str, run.confirm['seeds']))}"
     objective, rungs = config.objective, ", ".join(map(str, config.rungs.epochs))
+    first = " ".join(origin_sentences(run.origins, label(objective.metric), run.sign))
     return {
         "Study": config.study,
         "Objective": f"{objective.metric} of the valid split, {objective.direction}, {objective.convention} convention",
@@ -115,6 +117,7 @@ def facts(run: RunRecord) -> dict[str, str]:
         "Modalities": ", ".join(config.data.modalities or ()) or "all of the data",
         "Text features": _text_model(lock.get("text_model")),
         "Baseline": "the space's defaults" if run.named is None else describe(run.named.to_dict()),
+        **({"First trials": first} if first else {}),
         "Budget": f"{config.budget.trials} trials{minutes}",
         "Spent": f"{counts or 'nothing'}; {duration(run.seconds)}",
         "Search": f"{config.sampler} sampler, {config.pruner} pruner, rungs at epochs {rungs}",

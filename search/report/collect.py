@@ -20,7 +20,7 @@ from search.explain import read_explanation
 from search.nodes import Arms, Leaf, Values
 from search.run_folder import RunFolder
 from search.study import StudyConfig
-from search.trials import REASON, RESULT, SECONDS, STATES, is_outside, open_study
+from search.trials import REASON, RESULT, SECONDS, STATES, is_outside, open_study, origins
 
 MAX_CURVES = 200
 """Learning curves drawn; a page with more is slow and shows no more."""
@@ -76,6 +76,7 @@ class RunRecord:
     explain: Mapping[str, Any] | None
     openings: int
     seconds: float
+    origins: Mapping[str, Mapping[str, Any]]
 
     @property
     def metric(self) -> str:
@@ -158,6 +159,7 @@ def collect(folder: Path, storage: str | None = None) -> RunRecord:
         explain=read_explanation(folder / "confirm"),
         openings=len(study.user_attrs.get(OPENINGS, [])),
         seconds=float(study.user_attrs.get(SECONDS, 0.0)),
+        origins=origins(study),
     )
 
 

@@ -53,7 +53,7 @@ width: 4
 epochs: 2
 """
 TOP = {"run", "status", "stop", "space", "modules", "confirm", "explain", "report", "export", "train", "evaluate"}
-TOP |= {"predict", "verify", "bench", "dashboard"}
+TOP |= {"predict", "verify", "bench", "dashboard", "compare"}
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from search.statistics import (
     resolve,
     smallest_visible,
     videos,
+    welch,
 )
 from tests.search.estimates import over_seeds
 
@@ -220,3 +221,14 @@ def test_a_claim_that_its_number_takes_back() -> None:
     alone, among = resolve([weak])[0], resolve([weak, *[estimate([1.0, -1.0])] * 8, strong])
     assert alone["resolved"] and not among[0]["resolved"] and among[-1]["resolved"]
     assert among[0]["p"] == alone["p"] and {"mean", "n", "clusters", "p_adjusted"} <= set(alone)
+
+
+def test_welch_is_scipys() -> None:
+    a, b = over_seeds(1.0, 0.2, 5, 0, 0), over_seeds(0.7, 0.5, 12, 0, 0)
+    found = welch(a, b)
+    scipys = stats.ttest_ind_from_stats(1.0, 0.2, 5, 0.7, 0.5, 12, equal_var=False)
+    assert found.p == pytest.approx(scipys.pvalue)
+    assert (found.mean, found.n, found.clusters) == (pytest.approx(0.3), 5, 0)
+    assert found.low == pytest.approx(0.3 - stats.t.ppf(0.975, found.df) * found.error)
+    assert welch(a, over_seeds(0.7, 0.0, 1, 0.7, 0.7)).p == 1.0, "one seed resolves nothing"
+    assert welch(over_seeds(1.0, 0.0, 3, 1, 1), over_seeds(1.0, 0.0, 3, 1, 1)).low == 0.0

@@ -44,6 +44,7 @@ def test_defaults(tmp_path: Path) -> None:
         "rungs": {"epochs": [2, 4, 8, 16, 32], "keep": 0.5},
         "population": "auto",
         "baseline": None,
+        "warm_start": [],
         "sampler": "tpe",
         "pruner": "rungs",
         "storage": "journal",
