@@ -14,7 +14,7 @@ from torch import Tensor
 from mmsa_core import registry
 from mmsa_core.config import MemberConfig, PlugIn
 from mmsa_core.data.cross_fit import cross_fitted, time_average
-from mmsa_core.data.split import Split
+from mmsa_core.data.split import Split, videos
 from mmsa_core.errors import UserError
 from mmsa_core.plugin import PretrainedEncoder
 from mmsa_core.tensors import Batch, Features, LabelTable, OutOfFold, Rows
@@ -28,7 +28,8 @@ class SplitTensors:
         self.device = device
         self.parts = [split] if split.unlabeled is None else [split, split.unlabeled]
         self.labels = _tensor(np.concatenate([p.labels for p in self.parts]), device)
-        self.rows = Rows(len(split), len(self.labels) - len(split), _tensor(_domains(self.parts), device))
+        domains = videos([i for p in self.parts for i in p.ids])
+        self.rows = Rows(len(split), len(self.labels) - len(split), _tensor(domains, device))
         self._raw: dict[str, Features] = {}
         self._prepared: dict[tuple[str, Callable[[Features], Features]], Features] = {}
         self._tokens: dict[str, Features] = {}
@@ -88,7 +89,7 @@ class SplitTensors:
     def _source(self, modality: str) -> Features:
         if modality not in self._raw:
             longest = max(p.features[modality].shape[1] for p in self.parts)
-            values = torch.cat([_padded(_tensor(p.features[modality], self.device), longest) for p in self.parts])
+            values = _joined([_padded(_tensor(p.features[modality], self.device), longest) for p in self.parts])
             lengths = torch.cat([_tensor(p.lengths[modality], self.device) for p in self.parts])
             mask = torch.arange(values.shape[1], device=self.device)[None] < lengths[:, None]
             self._raw[modality] = Features(values, mask)
@@ -104,13 +105,12 @@ def take(batch: Batch, rows: Tensor) -> Batch:
 def _padded(values: Tensor, length: int) -> Tensor:
     """Return [N, T, ...] with zeros up to ``length`` rows."""
     room = values.new_zeros(len(values), length - values.shape[1], *values.shape[2:])
-    return torch.cat([values, room], 1)
+    return torch.cat([values, room], 1) if room.shape[1] else values
 
 
-def _domains(parts: Sequence[Split]) -> NDArray[np.int64]:
-    """Number the domains of all rows: the video that an id names before "$_$", else each id by itself."""
-    names = [i.split("$_$")[0] for p in parts for i in p.ids]
-    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return parts one behind the other; a single one is not copied, which is most of the time on long sequences."""
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
 
 def widths(batch: Batch, config: MemberConfig) -> dict[str, int]:

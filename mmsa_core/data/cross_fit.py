@@ -47,7 +47,7 @@ def cross_fitted(
             "labels: 'out_of_fold' predicts every video from other ones and needs 3 videos in the training split "
             f"(ids are video$_$clip), got {count}; use 'ulgm', 'copied' or 'none'"
         )
-    x, y = _standardised(features, present), labels.astype(np.float64)
+    x, y = _standardised(features, present, np.ones_like(present)), labels.astype(np.float64)
     own = [fold == f for f in range(count)]
     moments = np.stack([_moments(x[o & present], y[o & present]) for o in own])
 
@@ -72,6 +72,37 @@ def cross_fitted(
     return result.astype(np.float32)
 
 
+def transferred(
+    features: Array,
+    labels: NDArray[np.float32],
+    present: NDArray[np.bool_],
+    domains: NDArray[np.int64],
+    others: Array,
+    available: NDArray[np.bool_],
+) -> NDArray[np.float32]:
+    """Predict rows ``others`` [M, d] of another split by a ridge regression on ``features`` [N, d] and ``labels`` [N].
+
+    The penalty is the one with the least squared error when each fold of domains is predicted from the other ones (the
+    strongest where there is one domain). A prediction is kept inside the range of the labels; a row that is not
+    ``available`` gets their mean.
+    """
+    fold, own = deal(domains), np.arange(len(features) + len(others)) < len(features)
+    both = _standardised(np.concatenate([features, others]), np.concatenate([present, available]), own)
+    x, y = both[own], labels.astype(np.float64)
+    parts = [(fold == f) & present for f in range(int(fold.max()) + 1)]
+    moments = np.stack([_moments(x[rows], y[rows]) for rows in parts])
+    low, high = y.min(), y.max()
+    errors = np.zeros(len(PENALTIES))
+    for f, rows in enumerate(parts if len(parts) > 1 else []):
+        weights, bias = _ridge(np.delete(moments, f, 0).sum(0), y[fold != f].mean())
+        errors += ((np.clip(x[rows] @ weights + bias, low, high) - y[rows, None]) ** 2).sum(0)
+    weights, bias = _ridge(moments.sum(0), y.mean())
+    best = errors.argmin()
+    guess: Array = np.clip(both[~own] @ weights[:, best] + bias[best], low, high)
+    guess[~available] = y.mean()
+    return guess.astype(np.float32)
+
+
 def deal(domains: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the fold of every row: whole domains, the largest first, each to the fold with the fewest rows yet."""
     numbers, inverse, sizes = np.unique(domains, return_inverse=True, return_counts=True)
@@ -84,10 +115,10 @@ def deal(domains: NDArray[np.int64]) -> NDArray[np.int64]:
     return dealt
 
 
-def _standardised(features: Array, present: NDArray[np.bool_]) -> Array:
-    """Return features of mean 0 and deviation 1 over the present rows: for rounding alone, as every fit does it anew
-    with what it sees."""
-    seen = features[present] if present.any() else features
+def _standardised(features: Array, present: NDArray[np.bool_], own: NDArray[np.bool_]) -> Array:
+    """Return features of mean 0 and deviation 1 over the present rows of ``own``: for rounding alone, as every fit does
+    it anew with what it sees."""
+    seen = features[present & own] if (present & own).any() else features
     mean, deviation = seen.mean(0), seen.std(0)
     useful = deviation > CONSTANT * np.abs(mean)
     scaled = np.where(useful, (features - mean) / np.where(useful, deviation, 1.0), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,3 +40,8 @@ class Split:
         """Return the mask [N, T] of the rows that are not padding."""
         mask: NDArray[np.bool_] = np.arange(self.features[modality].shape[1]) < self.lengths[modality][:, None]
         return mask
+
+
+def videos(ids: Sequence[str]) -> NDArray[np.int64]:
+    """Number the video of each id: what stands before "$_$", else the id by itself."""
+    return np.unique([i.split("$_$")[0] for i in ids], return_inverse=True)[1].astype(np.int64)

@@ -1,0 +1,1 @@
+"""What data and predictions say once they are there: nothing here trains a member."""
