@@ -25,7 +25,11 @@ def predict(config: MemberConfig, states: Mapping[str, Tensor], split: Split) ->
     ``states`` are the stacked parameters and settings of :class:`SentimentModel` (leading member axis), and ``split``
     is scaled as in training.
     """
-    data = SplitTensors(split, torch.device("cpu"))
+    return predict_rows(config, states, SplitTensors(split, torch.device("cpu")))
+
+
+def predict_rows(config: MemberConfig, states: Mapping[str, Tensor], data: SplitTensors) -> NDArray[np.float32]:
+    """Return what :func:`predict` does for a split that is made into tensors on the CPU already."""
     batch = data.batch(config)
     model = SentimentModel(config, widths(batch, config)).eval()
 

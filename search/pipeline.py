@@ -23,7 +23,7 @@ from mmsa_core.errors import UserError
 from mmsa_core.loader import SplitTensors
 from mmsa_core.model import complete
 from mmsa_core.population import stackable
-from search import confirm, explain, export, warm_start
+from search import confirm, explain, export, holistic, warm_start
 from search.bench import population_size
 from search.configs import modules
 from search.judgement import judge
@@ -255,8 +255,10 @@ def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
     if known is not None and same:
         record = known
     else:
-        confirm.open_test(record, numbers, study, folder, opened.valid, opened.test(), "confirm")
+        test = opened.test()
+        confirm.open_test(record, numbers, study, folder, opened.valid, test, "confirm")
         confirm.write_record(folder, record)
+        holistic.write(folder, holistic.build(record, numbers, folder, (opened.train, opened.valid, test)))
     return record
 
 

@@ -332,6 +332,16 @@ def test_the_test_split_is_opened_once_and_counted(run: Run) -> None:
     assert run.record["test"]["winner"]["mae"]["mean"] == pytest.approx(float(np.mean(own)))
 
 
+def test_the_holistic_report_is_of_that_opening(run: Run) -> None:
+    numbers = json.loads((run.opened.folder.path / "confirm" / "holistic.json").read_text(encoding="utf-8"))
+    assert (numbers["split"], numbers["rows"], numbers["kept_seeds"]) == ("test", 32, 3)
+    whole, tested = numbers["slices"][0], run.record["test"]
+    assert whole["name"] == "all rows" and whole["mae"] == pytest.approx(tested["winner"]["mae"])
+    for name in ("mean", "std", "low", "high"):
+        assert whole["difference"][name] == pytest.approx(tested["difference"][name])
+    assert len(numbers["subsets"]) == 3 and len(numbers["robustness"]) == 6
+
+
 def test_doing_it_again_trains_nothing_and_opens_nothing(run: Run) -> None:
     engine = Inline()
     again = pipeline.confirm_stage(run.opened, engine.engine, SIZE)
