@@ -184,17 +184,27 @@ def main() -> None:
     for k in range(given.first, given.first + given.studies):
         with tempfile.TemporaryDirectory() as folder:
             one_study(given.problem, k, Path(folder), tallies, spans)
-        print(f"{k + 1 - given.first} of {given.studies}", file=sys.stderr, flush=True)
-    print(f"## Problem `{given.problem}`, {given.studies} studies\n")
-    print("| claims | intervals | cover the truth | claims made | false | studies with a false claim |")
-    print("| --- | --- | --- | --- | --- | --- |")
+        sys.stderr.write(f"{k + 1 - given.first} of {given.studies}\n")
+    sys.stdout.write(table(given.problem, given.studies, tallies, spans))
+
+
+def table(problem: str, studies: int, tallies: Mapping[str, Tally], spans: Sequence[float]) -> str:
+    """Return the result as Markdown."""
+    lines = [
+        f"## Problem `{problem}`, {studies} studies\n",
+        "| claims | intervals | cover the truth | claims made | false | studies with a false claim |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for name, tally in tallies.items():
         share = f"{tally.false_studies} of {tally.studies} ({tally.false_studies / max(tally.studies, 1):.1%})"
         covered = f"{np.mean(tally.covered):.1%}" if tally.covered else ""
-        print(f"| {name} | {len(tally.covered)} | {covered} | {tally.claims} | {tally.false} | {share} |")
+        lines.append(f"| {name} | {len(tally.covered)} | {covered} | {tally.claims} | {tally.false} | {share} |")
     span = estimate(spans)
-    print(f"\nThe winner's MAE on fresh seeds is above the best value of its search by {span.mean:.4f} "
-          f"[{span.low:.4f}, {span.high:.4f}].")  # fmt: skip
+    lines.append(
+        f"\nThe winner's MAE on fresh seeds is above the best value of its search by {span.mean:.4f} "
+        f"[{span.low:.4f}, {span.high:.4f}].\n"
+    )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
