@@ -262,6 +262,20 @@ def bench(
 
 
 @app.command()
+def doctor(
+    study: Annotated[Path | None, typer.Argument(help="A study to check too.", metavar="STUDY.yaml")] = None,
+    data: Data = None,
+    out: Annotated[Path, typer.Option(help="Where the run folder will be.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Check machine, packages, GPU, memory, disk, file locks and storage (and a study), and say what to change."""
+    from search.doctor import doctor as examine
+
+    if not examine(out, study, data, as_json):
+        sys.exit(EXIT_MISTAKE)
+
+
+@app.command()
 def dashboard(
     run: Run, port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8080
 ) -> None:
