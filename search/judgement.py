@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mmsa_core.data.split import Split
 from mmsa_core.metrics import METRICS, Convention
+from search.elo import ratings
 from search.members import Confirmed, load
 from search.race import Race
 from search.statistics import Estimate, combined, compare, resolve, videos
@@ -57,7 +58,7 @@ def judge(study: StudyConfig, race: Race, valid: Split) -> dict[str, Any]:
     ran = {n: race.seeds[: dropped.get(n)] for n in race.candidates if race.values(n)}
     found = {n: load(race.folder, race.candidates[n], seeds, states=False) for n, seeds in ran.items()}
     standings = _Standings(race, {n: m for n, m in found.items() if {*m.seeds} & {*base.seeds}}, clusters)
-    differences = standings.from_baseline()
+    differences, rated = standings.from_baseline(), standings.elo()
     table: list[dict[str, Any]] = [
         {
             "trial": n,
@@ -69,6 +70,7 @@ def judge(study: StudyConfig, race: Race, valid: Split) -> dict[str, Any]:
             "failures": own.failures,
             "dropped_after": dropped.get(n),
             "difference": differences[n],
+            "elo": rated[n],
         }
         for n, own in standings.found.items()
     ]
@@ -109,6 +111,12 @@ class _Standings:
         leaders = [n for n in self.found if n != base]
         records = resolve([self.difference(n, base) for n in leaders])
         return {**dict(zip(leaders, records, strict=True)), base: resolve([self.difference(base, base)])[0]}
+
+    def elo(self) -> dict[int, dict[str, float]]:
+        """Return each candidate's Elo rating: it wins a row of the valid split by the smaller mean error."""
+        errors = [np.abs(own.predictions - self.race.labels).mean(0, dtype=np.float64) for own in self.found.values()]
+        rated = ratings(np.stack(errors), self.clusters.tolist(), seed=0)
+        return {n: rating.to_dict() for n, rating in zip(self.found, rated, strict=True)}
 
     def pairs(self, leaders: Sequence[int]) -> list[dict[str, Any]]:
         """Return the differences among the leaders that ran to the end; they are one family of claims."""

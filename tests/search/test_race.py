@@ -69,6 +69,8 @@ def test_who_is_clearly_behind_drops_out_after_the_first_heat(tmp_path: Path) ->
     assert {c["trial"]: c["dropped_after"] for c in record["candidates"]} == {0: None, 1: None, 2: None, 3: 5}
     assert {(p["a"], p["b"]) for p in record["pairs"]} == {(1, 2)}
     assert record["winner"] == 1
+    rated = {c["trial"]: c["elo"]["rating"] for c in record["candidates"]}
+    assert sum(rated.values()) == pytest.approx(4000) and sorted(rated, key=lambda n: -rated[n]) == [1, 2, 0, 3]
 
 
 def test_a_later_heat_sees_a_smaller_gap(tmp_path: Path) -> None:
