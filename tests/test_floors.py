@@ -16,18 +16,6 @@ KINDS = ("encoders", "alignment", "fusion", "labels", "weighting", "strategies")
 OPTUNA = {
     "ledger", "storage", "sampling", "confirm", "explain", "export", "pipeline", "report", "trials", "asking", "doctor",
 }  # fmt: skip
-    "ledger",
-    "storage",
-    "sampling",
-    "confirm",
-    "explain",
-    "export",
-    "pipeline",
-    "report",
-    "trials",
-    "asking",
-    "doctor",
-}
 # A file or folder of mmsa_core and its floor; those that DESIGN.md does not name stand where their use puts them.
 FLOORS = {
     "errors": 0, "config": 0, "metrics": 0, "atomic": 0, "cache": 0,
