@@ -96,8 +96,9 @@ class SplitTensors:
         return self._raw[modality]
 
 
-def take(batch: Batch, rows: Tensor) -> Batch:
-    """Return the samples ``rows`` (any shape: a member axis in front of the batch axis is kept) of a whole split."""
+def take(batch: Batch, rows: Tensor | slice) -> Batch:
+    """Return the samples ``rows`` (any shape: a member axis in front of the batch axis is kept) of a whole split; a
+    slice copies nothing."""
     features = tuple(Features(f.values[rows], f.mask[rows]) for f in batch.features)
     return Batch(features, batch.available[rows])
 

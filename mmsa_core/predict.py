@@ -34,7 +34,7 @@ def predict_rows(config: MemberConfig, states: Mapping[str, Tensor], data: Split
     model = SentimentModel(config, widths(batch, config)).eval()
 
     def one(state: dict[str, Tensor]) -> Tensor:
-        chunks = torch.arange(len(data)).split(ROWS)
+        chunks = (slice(start, start + ROWS) for start in range(0, len(data), ROWS))
         return torch.cat([functional_call(model, state, (take(batch, c),)).prediction for c in chunks])
 
     with torch.no_grad():

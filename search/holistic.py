@@ -33,7 +33,7 @@ from search.statistics import Estimate, PredictionInterval, paired_errors
 FILE = "holistic.json"
 SEEDS = 5
 """How many of the seeds predict with modalities missing."""
-NOISY_VALUES = 30_000_000
+NOISY_VALUES = 60_000_000
 """Input values, over seeds, that a point of a noise curve may read: with long sequences fewer seeds predict."""
 NOISE_SEED = 0
 

@@ -15,16 +15,20 @@ PENALTIES = 10.0 ** np.arange(3, -4, -1)
 """Of the squared weights of standardised features, per training row; the strongest first, so that it wins a tie."""
 CONSTANT = 1e-6
 """A feature whose deviation is smaller, relative to its mean or to what it is over all rows, says nothing."""
+CHUNK = 512
 
 Array = NDArray[np.float64]
 
 
 def time_average(split: Split, modality: str) -> Array:
     """Return the mean [N, d] over a modality's real rows, 0 where it is missing."""
-    lengths = np.maximum(split.lengths[modality], 1)
-    frames = np.where(split.real_rows(modality)[:, :, None], split.features[modality], 0)
-    total: Array = frames.sum(1, dtype=np.float64)
-    return total / lengths[:, None]
+    values, real = split.features[modality], split.real_rows(modality)
+    total = np.zeros((len(split), values.shape[2]))
+    for start in range(0, len(split), CHUNK):  # a copy of all of MOSEI's text would be gigabytes
+        rows = slice(start, start + CHUNK)
+        total[rows] = np.where(real[rows, :, None], values[rows], 0).sum(1, dtype=np.float64)
+    averages: Array = total / np.maximum(split.lengths[modality], 1)[:, None]
+    return averages
 
 
 def cross_fitted(
