@@ -148,6 +148,8 @@ def build(
     return {
         "split": "test",
         "metric": record["metric"],
+        "winner": record["winner"],
+        "baseline": record["baseline"],
         "clusters": len(np.unique(ground.videos)),
         "rows": len(test),
         "slices": [slice_record(ground, part, winner, match) for part in parts],

@@ -87,6 +87,7 @@ def filed(tmp_path_factory: pytest.TempPathFactory) -> Filed:
 def test_the_whole_is_what_confirmation_says(filed: Filed) -> None:
     numbers, own = filed.numbers, filed.predictions("winner")
     assert (numbers["split"], numbers["metric"], numbers["rows"], numbers["kept_seeds"]) == ("test", "mae", 32, 5)
+    assert (numbers["winner"], numbers["baseline"]) == (1, 0)
     assert numbers["clusters"] == len(set(videos(filed.test.ids))) == 7
     whole = filed.slice("all", "all rows")
     each = [evaluate(p, filed.test.labels) for p in own]
