@@ -92,7 +92,8 @@ class MemberRun:
 
 @dataclass(frozen=True)
 class Fit:
-    """The result of :func:`fit`. ``stopped`` says that it was interrupted and its checkpoint should be resumed."""
+    """The result of :func:`fit`. ``stopped`` says that it was interrupted and its checkpoint should be resumed;
+    ``seconds`` count what was trained before the checkpoint that was taken up."""
 
     runs: list[MemberRun]
     stopped: bool
@@ -120,6 +121,7 @@ def fit(
     epochs = members[0].config.epochs
     course = _Course(members, train, valid, objective)
     first = course.resume(checkpoint) if checkpoint is not None and checkpoint.exists() else 1
+    started -= course.seconds
     stopped = False
     for epoch in range(first, epochs + 1):
         if not course.alive:
@@ -131,7 +133,7 @@ def fit(
         course.squeeze()
         stopped = verdict.stop and epoch < epochs
         if checkpoint is not None and (stopped or epoch in checkpoint_epochs) and course.alive:
-            course.save(checkpoint, epoch)
+            course.save(checkpoint, epoch, time.perf_counter() - started)
         if stopped:
             break
     course.hand_over()
@@ -154,6 +156,7 @@ class _Course:
         self.runs = [MemberRun() for _ in members]
         self.alive = list(range(len(members)))
         self.best = self.population.model_states()
+        self.seconds = 0.0
 
     def values(self) -> dict[int, float]:
         """Return the best value so far of every member that was not dropped and did not fail."""
@@ -202,10 +205,10 @@ class _Course:
         for row, k in enumerate(self.alive):
             self.runs[k].state = {n: t[row].cpu() for n, t in self.best.items()}
 
-    def save(self, path: Path, epoch: int) -> None:
-        """Write a checkpoint of the members still alive and of the record of all."""
+    def save(self, path: Path, epoch: int, seconds: float) -> None:
+        """Write a checkpoint of the members still alive and of the record of all, after ``seconds`` of training."""
         record = [{k: v for k, v in vars(r).items() if k not in ("predictions", "state")} for r in self.runs]
-        meta = {"epoch": epoch, "alive": self.alive, "runs": record, "members": marks(self.members)}
+        meta = {"epoch": epoch, "seconds": seconds, "alive": self.alive, "runs": record, "members": marks(self.members)}
         tensors = {f"population.{n}": t.cpu().contiguous() for n, t in self.population.state().items()}
         tensors |= {f"best.{n}": t.cpu().contiguous() for n, t in self.best.items()}
         for k, run in enumerate(self.runs):
@@ -223,7 +226,7 @@ class _Course:
             meta: dict[str, Any] = json.loads(file.metadata()["course"])
             tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 (not a mapping)
         assert meta["members"] == marks(self.members), "the checkpoint belongs to other members"
-        self.alive = meta["alive"]
+        self.alive, self.seconds = meta["alive"], meta["seconds"]
         self.population.keep(self.alive)
         self.population.restore(_strip(tensors, "population."))
         self.best = {n: t.to(self.train.device, copy=True) for n, t in _strip(tensors, "best.").items()}

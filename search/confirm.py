@@ -67,7 +67,7 @@ class ConfirmPlan:
         self.running[task.name] = task
         return task
 
-    def report(self, task: str, epoch: int, values: Mapping[int, float]) -> Reply:
+    def report(self, task: str, epoch: int, values: Mapping[int, float], cost: float | None = None) -> Reply:
         return Reply(stop=self._draining)
 
     def finish(self, task: str, result: Result) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
 
 from mmsa_core.atomic import write_text
 from mmsa_core.config import NONE, MemberConfig
@@ -26,7 +25,7 @@ from search.overrides import assign, plain
 from search.space import Space
 from search.statistics import Estimate, paired, smallest_visible
 from search.study import StudyConfig
-from search.trials import is_outside
+from search.trials import by_metric
 
 MINIMUM_TRIALS = 4
 """Complete trials below which an importance says nothing."""
@@ -123,9 +122,7 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
 
     Conditional parameters have no fANOVA value; a method that cannot work on these trials is left out.
     """
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    points = optuna.create_study(direction=study.direction)  # without a baseline from outside the space
-    points.add_trials([t for t in complete if not is_outside(t)])
+    points = by_metric(study)
     if len(points.get_trials(deepcopy=False)) < MINIMUM_TRIALS:
         return {}
     methods = {

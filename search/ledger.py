@@ -19,6 +19,7 @@ import numpy as np
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mmsa_core.config import MemberConfig, fingerprint
+from mmsa_core.cost import Cost
 from mmsa_core.errors import UserError
 from mmsa_core.model import complete
 from mmsa_core.noise import mix
@@ -31,6 +32,7 @@ from search.study import StudyConfig
 from search.trials import (
     BASELINE,
     CONFIG,
+    COST,
     DROPPED,
     NOTE,
     ORIGIN,
@@ -40,6 +42,7 @@ from search.trials import (
     SECONDS,
     FirstTrial,
     configuration,
+    cost,
     finished,
     is_outside,
     open_study,
@@ -112,8 +115,8 @@ class Ledger:
         self._running[entry.task.name] = entry
         return entry.task
 
-    def report(self, task: str, epoch: int, values: Mapping[int, float]) -> Reply:
-        """Store a rung's values (best so far, by slot) and return which slots the pruner ends."""
+    def report(self, task: str, epoch: int, values: Mapping[int, float], cost: float | None = None) -> Reply:
+        """Store a rung's values (best so far, by slot) and what each costs; return which slots the pruner ends."""
         entry = self._running.get(task)
         if entry is None:
             return Reply(frozenset(values))
@@ -122,8 +125,9 @@ class Ledger:
         means = _by_trial(entry.task, values)
         open_trials = {n: t for n in means if not (t := self._trial(n)).state.is_finished()}
         for number, frozen in open_trials.items():
-            if epoch not in frozen.intermediate_values:
-                Trial(self.study, frozen._trial_id).report(means[number], epoch)
+            self._set_cost(number, cost)
+            if epoch not in frozen.intermediate_values:  # Trial.report refuses studies of two objectives
+                self.study._storage.set_trial_intermediate_value(frozen._trial_id, epoch, means[number])
         view = (
             GenerationView(self.study, entry.generation, {s.trial for s in entry.task.slots})
             if self.deterministic
@@ -144,13 +148,16 @@ class Ledger:
         slots: dict[int, list[tuple[Slot, Outcome]]] = defaultdict(list)
         for slot, outcome in zip(entry.task.slots, result.outcomes, strict=True):
             slots[slot.trial].append((slot, outcome))
-        cost = {"seconds": result.seconds / len(slots), "parameters": result.parameters}
+        epochs = sum(len(o.curve) for o in result.outcomes)
         for number, members in slots.items():
+            outcomes = [outcome for _, outcome in members]
             ended = self._trial(number).state.is_finished()
             if ended or not result.stopped:
                 self.folder.write_trial(number, members)
             if not ended and not result.stopped:
-                self._tell(number, [outcome for _, outcome in members], cost)
+                share = sum(len(o.curve) for o in outcomes) / max(1, epochs)
+                self._set_cost(number, result.cost)
+                self._tell(number, outcomes, {"seconds": share * result.seconds, "parameters": result.parameters})
         if result.stopped:
             return
         if entry.task.checkpoint is not None:
@@ -289,7 +296,9 @@ class Ledger:
         rungs = self.config.rungs.epochs
         objective = self.config.objective
         path = str(self.folder.checkpoint(name))
-        return Task(name, tuple(slots), rungs[:-1], objective.metric, objective.decided, path)
+        early = objective.cost if objective.cost != "seconds" else None  # known at the end alone
+        cost = None if early is None else Cost(early, objective.latency_batch)
+        return Task(name, tuple(slots), rungs[:-1], objective.metric, objective.decided, path, cost=cost)
 
     def _new_name(self) -> str:
         taken = {t.user_attrs[POPULATION]["name"] for t in self._all() if POPULATION in t.user_attrs}
@@ -345,16 +354,18 @@ class Ledger:
 
     # ---- telling -------------------------------------------------------------------------------------------------
 
-    def _tell(self, number: int, outcomes: Sequence[Outcome], cost: Mapping[str, Any]) -> None:
+    def _tell(self, number: int, outcomes: Sequence[Outcome], expense: Mapping[str, float]) -> None:
         failure = next((o.failure for o in outcomes if o.failure is not None), None)
         if failure is not None:
             self._fail(number, failure)
             return
-        self._set(number, RESULT, {**cost, "best_epochs": [o.best_epoch for o in outcomes]})
+        self._set(number, RESULT, {**expense, "best_epochs": [o.best_epoch for o in outcomes]})
         if any(o.dropped for o in outcomes):
             self.study.tell(number, state=TrialState.PRUNED)
         else:
-            self.study.tell(number, float(np.mean([o.value for o in outcomes])))
+            value = float(np.mean([o.value for o in outcomes]))
+            known = expense["seconds"] if self.config.objective.cost == "seconds" else cost(self._trial(number))
+            self.study.tell(number, [value] if known is None else [value, known])
 
     def _fail(self, number: int, reason: str) -> None:
         self._set(number, REASON, reason)
@@ -378,6 +389,11 @@ class Ledger:
 
     def _trial(self, number: int) -> FrozenTrial:
         return self._all()[number]
+
+    def _set_cost(self, number: int, cost: float | None) -> None:
+        """Keep a trial's cost, once: what it was pruned by is what it is told with."""
+        if cost is not None and COST not in self._trial(number).user_attrs:
+            self._set(number, COST, cost)
 
     def _set(self, number: int, key: str, value: object) -> None:
         Trial(self.study, self._trial(number)._trial_id).set_user_attr(key, value)

@@ -153,12 +153,18 @@ def check_deterministic(config: StudyConfig) -> None:
     """Refuse what makes trials depend on the machine's speed.
 
     Raises:
-        UserError: the population's size is measured, or the pruner reads what other populations report meanwhile.
+        UserError: the population's size or the cost is measured, or the pruner reads what other populations report
+            meanwhile.
     """
     if config.pruner not in ("rungs", "median", "none"):
         raise UserError(
             f"pruner: {config.pruner} depends on the workers' speed and cannot be --deterministic; "
             "take rungs, median or none"
+        )
+    if config.objective.cost in ("latency", "seconds"):
+        raise UserError(
+            f"objective.cost: {config.objective.cost} is a measurement of this machine and cannot be "
+            "--deterministic; take parameters"
         )
     if config.population == "auto":
         raise UserError("--deterministic: population: auto is a measurement of this machine; write a number, e.g. 8")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmsa_core.config import MemberConfig
+from mmsa_core.cost import Cost
 from mmsa_core.metrics import Convention
 from mmsa_core.population import stackable
 
@@ -25,7 +26,8 @@ class Slot:
 
 @dataclass(frozen=True)
 class Task:
-    """A population to train: members of one structure; with ``checkpoint``, its state is saved there at ``rungs``."""
+    """A population to train: members of one structure; with ``checkpoint``, its state is saved there at ``rungs``, and
+    with ``cost`` that is measured before the first epoch."""
 
     name: str
     slots: tuple[Slot, ...]
@@ -34,6 +36,14 @@ class Task:
     convention: Convention
     checkpoint: str | None = None
     keep_states: bool = False
+    cost: Cost | None = None
+
+
+class Report(Protocol):
+    """How a worker tells a source of an epoch."""
+
+    def __call__(self, task: str, epoch: int, values: Mapping[int, float], cost: float | None = None, /) -> Reply:
+        """Tell the best values so far of a task's slots after an epoch, and what each costs if the task asks for it."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +71,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Result:
-    """What a worker returns for a task. ``stopped`` means that it goes on later from its checkpoint."""
+    """What a worker returns for a task. ``stopped`` means that it goes on later from its checkpoint; ``cost`` is each
+    slot's, where the task asks for it."""
 
     outcomes: list[Outcome]
     stopped: bool
     seconds: float
     parameters: int
+    cost: float | None = None
 
 
 class Wait:
@@ -79,8 +91,8 @@ class Source(Protocol):
     def next(self) -> Task | Wait | None:
         """Return a task, :class:`Wait`, or None when there will be no more."""
 
-    def report(self, task: str, epoch: int, values: Mapping[int, float]) -> Reply:
-        """Take the best values so far of a task's slots after an epoch."""
+    def report(self, task: str, epoch: int, values: Mapping[int, float], cost: float | None = None) -> Reply:
+        """Take the best values so far of a task's slots after an epoch, and what each costs if the task asks for it."""
 
     def finish(self, task: str, result: Result) -> None:
         """Take a task's result."""

@@ -202,9 +202,9 @@ class _Desk:
     def task(self, name: str) -> Task:
         return self.tasks[name]
 
-    def report(self, name: str, epoch: int, values: Mapping[int, float]) -> Reply:
+    def report(self, name: str, epoch: int, values: Mapping[int, float], cost: float | None) -> Reply:
         self.member_epochs += len(values)
-        return self.source.report(name, epoch, values)
+        return self.source.report(name, epoch, values, cost)
 
     def finish(self, name: str, result: Result) -> None:
         self.done += 1

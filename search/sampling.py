@@ -12,8 +12,9 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from search.pareto import ranks
 from search.study import StudyConfig
-from search.trials import BASELINE, ORIGIN, POPULATION, is_outside
+from search.trials import BASELINE, COST, ORIGIN, POPULATION, is_outside, losses
 
 
 class RungPruner(optuna.pruners.BasePruner):
@@ -23,7 +24,11 @@ class RungPruner(optuna.pruners.BasePruner):
     curves of different structures cross, so the best of each population goes on in any case, up to the last rung: a
     combination is judged at its own good settings. The baseline is never pruned.
 
-    Source: Li et al., MLSys 2020, arXiv:1810.05934, algorithm 2 (stopping variant); the exceptions are ours.
+    With a cost that is known before the end, the best are those of the first fronts of metric and cost at the rung,
+    whole fronts at a time: what another beats in both ends at its first rung, and what is cheapest of its kind goes on.
+
+    Source: Li et al., MLSys 2020, arXiv:1810.05934, algorithm 2 (stopping variant), by fronts as in Schmucker et al.,
+    2021, arXiv:2106.12639, section 3, without ordering within a front; the exceptions are ours.
     """
 
     def __init__(self, epochs: Sequence[int], keep: float) -> None:
@@ -36,9 +41,9 @@ class RungPruner(optuna.pruners.BasePruner):
         if rung is None or rung not in self.epochs or trial.user_attrs.get(ORIGIN) == BASELINE:
             return False
         seen = [t for t in study.get_trials(deepcopy=False) if rung in t.intermediate_values]
-        sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
-        mine = trial.intermediate_values[rung]
-        better = [t for t in seen if sign * (t.intermediate_values[rung] - mine) < 0]
+        fronts = ranks([losses(study, t.intermediate_values[rung], t.user_attrs.get(COST)) for t in seen])
+        mine = next(front for t, front in zip(seen, fronts, strict=True) if t.number == trial.number)
+        better = [t for t, front in zip(seen, fronts, strict=True) if front < mine]
         if rung != self.epochs[-1] and not any(_population(t) == _population(trial) for t in better):
             return False
         return len(better) >= math.ceil(self.keep * max(len(seen), 1))
@@ -81,7 +86,7 @@ def make_sampler(config: StudyConfig, seed: int, fixed: Mapping[str, Any]) -> op
             sampler = optuna.samplers.NSGAIISampler(seed=seed)
         else:
             sampler = optuna.samplers.RandomSampler(seed=seed)
-        if config.baseline is not None:
+        if config.baseline is not None or config.objective.cost is not None:
             sampler = PointsSampler(sampler)
         return optuna.samplers.PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
 
@@ -90,7 +95,8 @@ class PointsSampler(optuna.samplers.BaseSampler):
     """Asks another sampler, which sees the trials that are points of the space and no others.
 
     Optuna's relative samplers (GP, CMA-ES, NSGA-II) model the parameters that every complete trial has. A baseline from
-    outside the space has none, so that they would fall back to random draws for the whole study.
+    outside the space has none, so that they would fall back to random draws for the whole study. TPE orders pruned
+    trials by their last rung's metric and asks for the study's one direction then: it is told the metric's.
     """
 
     def __init__(self, sampler: optuna.samplers.BaseSampler) -> None:
@@ -126,6 +132,7 @@ class _Points:
 
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
+        self.direction = study.directions[0]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -155,11 +162,16 @@ class GenerationView:
     """
 
     def __init__(self, study: optuna.Study, generation: int, own: set[int]) -> None:
-        self.direction = study.direction
+        self.directions = study.directions
         self._storage = study._storage  # successive halving keeps its rungs there
         self._study = study
         self._generation = generation
         self._own = own
+
+    @property
+    def direction(self) -> StudyDirection:
+        """The metric's direction, for Optuna's pruners, which know no other objective."""
+        return self.directions[0]
 
     def get_trials(self, deepcopy: bool = True, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
         trials = self._study.get_trials(deepcopy=deepcopy, states=None if states is None else tuple(states))

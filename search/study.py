@@ -29,6 +29,8 @@ from search.space import Space
 from search.yaml_io import read_yaml
 
 T = TypeVar("T")
+ONE_OBJECTIVE = {"cmaes", "median", "hyperband", "successive_halving"}
+"""Samplers and pruners that cannot weigh a metric against a cost."""
 SCHEMES = ("sqlite", "postgresql", "mysql", "mariadb", "grpc")
 
 
@@ -84,11 +86,23 @@ class DataConfig(_Part):
 
 
 class ObjectiveConfig(_Part):
-    """The metric that a trial is judged by on the valid split; ``auto`` takes the convention from the labels' range."""
+    """The metric that a trial is judged by on the valid split; ``auto`` takes the convention from the labels' range.
+
+    With ``cost`` a trial is also judged by what it costs: the numbers it trains (``parameters``), milliseconds per
+    utterance on the worker's device, ``latency_batch`` utterances at a time (``latency``), or its share of the
+    ``seconds`` of its population's training.
+    """
 
     metric: str = "mae"
     direction: Literal["minimize", "maximize"] = "minimize"
     convention: Literal["mosi", "sims", "auto"] = "auto"
+    cost: Literal["parameters", "latency", "seconds"] | None = None
+    latency_batch: Positive = 1
+
+    @property
+    def directions(self) -> dict[str, Literal["minimize", "maximize"]]:
+        """The directions of the study's objectives by name: the metric's, and that of the cost where there is one."""
+        return {self.metric: self.direction, **({} if self.cost is None else {self.cost: "minimize"})}
 
     @property
     def decided(self) -> Convention:
@@ -218,6 +232,15 @@ class StudyConfig(_Part):
         if not isinstance(value, list | tuple) or not all(isinstance(v, str | Mapping) for v in value):
             raise ValueError("must be a list of run folders, e.g. [runs/other]")
         return [{"run": v} if isinstance(v, str) else v for v in value]
+
+    @field_validator("sampler", "pruner")
+    @classmethod
+    def _weighs(cls, value: str, info: ValidationInfo) -> str:
+        objective = info.data.get("objective")
+        if objective is not None and objective.cost is not None and value in ONE_OBJECTIVE:
+            others = "random, tpe, gp or nsga2" if info.field_name == "sampler" else "rungs or none"
+            raise ValueError(f"{value} knows one objective and the study has a cost; take {others}, or no cost")
+        return value
 
     @field_validator("storage")
     @classmethod

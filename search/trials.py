@@ -1,24 +1,34 @@
-"""Reading a study: opening it, its progress, its best trials, and the attributes that its trials carry."""
+"""Reading a study: opening it, its progress, its best trials, and the attributes that its trials carry.
+
+A study has one objective, the metric, or two, the metric and a cost. Everything asks here what a trial is worth
+(:func:`score`), what it costs (:func:`cost`) and how trials are ranked, and so never which of the two it is.
+"""
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from mmsa_core.errors import UserError
+from search.pareto import Point, ranks
 from search.run_folder import RunFolder
 from search.space import Params, Space
 from search.storage import open_storage
 from search.study import StudyConfig
 
 POPULATION, ORIGIN, RESULT, REASON = "population", "origin", "result", "reason"
-"""User attributes of a trial: its population's record, where its configuration came from, its cost, why it failed."""
+"""User attributes of a trial: its population's record, where its configuration came from, its training's expense, why
+it failed."""
+COST = "cost"
+"""User attribute of a trial: the study's cost where it is known before the end, so that pruning may look at it."""
 CONFIG = "config"
 """User attribute of a trial whose configuration need not be a point of the space: the configuration. It has no
 parameters, and so no place in what samplers and importances learn from."""
@@ -56,14 +66,81 @@ def open_study(config: StudyConfig, folder: RunFolder) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(config.storage, folder.path)
+    wanted = config.objective.directions
     study = optuna.create_study(
-        storage=storage, study_name=config.study, direction=config.objective.direction, load_if_exists=True
+        storage=storage, study_name=config.study, directions=list(wanted.values()), load_if_exists=True
     )
-    if study.direction.name.lower() != config.objective.direction:
-        raise UserError(
-            f"storage: a study named {config.study!r} is there with direction {study.direction.name.lower()}"
-        )
+    found = [d.name.lower() for d in study.directions]
+    if found != list(wanted.values()):
+        raise UserError(f"storage: a study named {config.study!r} is there with direction {', '.join(found)}")
+    if len(wanted) > 1 and study.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(wanted))  # what optuna-dashboard calls the axes of the front
     return study
+
+
+class Directed(Protocol):
+    """A study, or a view of one: what is best in it."""
+
+    @property
+    def directions(self) -> Sequence[StudyDirection]:
+        """The metric's direction, and that of the cost where there is one."""
+
+
+def sign(study: Directed) -> float:
+    """Return what the metric is multiplied with so that smaller is better."""
+    return 1.0 if study.directions[0] == StudyDirection.MINIMIZE else -1.0
+
+
+def score(trial: FrozenTrial) -> float | None:
+    """Return the metric's value of a trial that is complete, or of its last rung where it was pruned there."""
+    if trial.values is not None:
+        return float(trial.values[0])
+    reached = trial.last_step if trial.state == TrialState.PRUNED else None
+    return None if reached is None else trial.intermediate_values[reached]
+
+
+def cost(trial: FrozenTrial) -> float | None:
+    """Return a trial's cost as far as it is known; None in a study without."""
+    known = trial.values[1] if trial.values is not None and len(trial.values) > 1 else trial.user_attrs.get(COST)
+    return None if known is None else float(known)
+
+
+def losses(study: Directed, value: float, known: float | None) -> Point:
+    """Return a metric's value and a cost as two losses; a cost that there is not, or not yet, is the same for all."""
+    loss = sign(study) * value
+    return math.inf if math.isnan(loss) else loss, 0.0 if known is None else known
+
+
+def ranked(study: optuna.Study) -> list[tuple[int, FrozenTrial]]:
+    """Return the complete trials, each with its front, the best first: by front, and within one by the metric.
+
+    Without a cost that is their order by the metric.
+    """
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    points = [losses(study, t.values[0], cost(t)) for t in complete]
+    order = sorted(zip(ranks(points), points, range(len(points)), strict=True))
+    return [(rank, complete[k]) for rank, _, k in order]
+
+
+def front(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the complete trials that no other beats in both objectives, the best by the metric first."""
+    return [trial for rank, trial in ranked(study) if rank == 0]
+
+
+def by_metric(study: optuna.Study) -> optuna.Study:
+    """Return a study in memory of the complete trials that are points of the space, with the metric as the only
+    objective: what importances and models of the metric are made from."""
+    found = optuna.create_study(direction=study.directions[0])
+    for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if not is_outside(t):
+            found.add_trial(
+                optuna.trial.create_trial(
+                    value=score(t), params=t.params, distributions=t.distributions, user_attrs=t.user_attrs
+                )
+            )
+    return found
 
 
 def configuration(trial: FrozenTrial, space: Space, epochs: int) -> dict[str, Any]:
@@ -96,17 +173,20 @@ def summary(study: optuna.Study, config: StudyConfig, running: bool, trials: boo
         "study": study.study_name,
         "state": state,
         "metric": config.objective.metric,
+        "cost": config.objective.cost,
         "budget": {"trials": config.budget.trials, "minutes": config.budget.minutes},
         "used": {"trials": ended, "seconds": seconds},
         "counts": counts,
-        "best": None if best is None else {"number": best.number, "value": best.value, "params": best.params},
+        "best": None if best is None else {"number": best.number, "value": score(best), "params": best.params},
+        "front": [t.number for t in front(study)],
         "origins": origins(study),
         "test_openings": len(study.user_attrs.get("test_openings", [])),
         "trials": [
             {
                 "number": t.number,
                 "state": STATES[t.state],
-                "value": t.value,
+                "value": score(t),
+                "cost": cost(t),
                 "reason": t.user_attrs.get(REASON),
                 "params": t.params,
             }
@@ -116,16 +196,13 @@ def summary(study: optuna.Study, config: StudyConfig, running: bool, trials: boo
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """Return the complete trial with the best value, or None."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
-    return min(complete, key=lambda t: sign * float(t.value or 0.0), default=None)
+    """Return the complete trial with the best value of the metric (of several the cheapest), or None."""
+    return next((trial for _, trial in ranked(study)), None)
 
 
 def origins(study: optuna.Study) -> dict[str, dict[str, Any]]:
     """Return, by where configurations came from: how many trials there are, how many are complete, the best value and
     its trial, the notes of first trials, and what was dropped of them."""
-    sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
     groups: dict[str, list[FrozenTrial]] = defaultdict(list)
     for t in study.get_trials(deepcopy=False):
         groups[str(t.user_attrs.get(ORIGIN, SEARCH))].append(t)
@@ -133,11 +210,11 @@ def origins(study: optuna.Study) -> dict[str, dict[str, Any]]:
     found = {}
     for origin in [*groups, *(d["origin"] for d in dropped if d["origin"] not in groups)]:
         complete = [t for t in groups[origin] if t.state == TrialState.COMPLETE]
-        best = min(complete, key=lambda t: sign * float(t.value or 0.0), default=None)
+        best = min(complete, key=lambda t: losses(study, t.values[0], cost(t)), default=None)
         found[origin] = {
             "trials": len(groups[origin]),
             "complete": len(complete),
-            "best": None if best is None else best.value,
+            "best": None if best is None else score(best),
             "number": None if best is None else best.number,
             "notes": [t.user_attrs[NOTE] for t in groups[origin] if NOTE in t.user_attrs],
             "dropped": [d["note"] for d in dropped if d["origin"] == origin],
@@ -151,12 +228,11 @@ def baseline_trial(study: optuna.Study) -> FrozenTrial:
 
 
 def leaders(study: optuna.Study, count: int) -> list[FrozenTrial]:
-    """Return the best complete trials of distinct configurations, the baseline's left out."""
-    sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    """Return the best complete trials of distinct configurations, the baseline's left out; with a cost, the first
+    fronts', and of a front that is not taken whole those with the best values of the metric."""
     seen = {_mark(baseline_trial(study))}
     found = []
-    for trial in sorted(complete, key=lambda t: sign * float(t.value or 0.0)):
+    for _, trial in ranked(study):
         if _mark(trial) not in seen:
             seen.add(_mark(trial))
             found.append(trial)

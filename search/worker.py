@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from mmsa_core.config import MemberConfig
+from mmsa_core.cost import measure
 from mmsa_core.data.split import Split
 from mmsa_core.errors import UserError
 from mmsa_core.loader import SplitTensors
 from mmsa_core.model import complete
 from mmsa_core.population import MemberSpec
 from mmsa_core.train import MemberRun, Objective, Progress, Verdict, fit, marks
-from search.populations import Outcome, Reply, Result, Slot, Task, split_task
-
-Report = Callable[[str, int, Mapping[int, float]], Reply]
+from search.populations import Outcome, Reply, Report, Result, Slot, Task, split_task
 
 
 class Worker:
@@ -46,11 +45,13 @@ class Worker:
         return _join(self.run(first, report), self.run(second, _shifted(report, len(first.slots))))
 
     def _fit(self, task: Task, report: Report) -> Result:
+        members = [member(slot) for slot in task.slots]
+        cost = None if task.cost is None else measure(task.cost, members[0], self.train, self.valid)
+
         def on_epoch(progress: Progress) -> Verdict:
-            reply = report(task.name, progress.epoch, progress.values)
+            reply = report(task.name, progress.epoch, progress.values, cost)
             return Verdict(reply.drop, reply.stop)
 
-        members = [member(slot) for slot in task.slots]
         done = fit(
             members,
             self.train,
@@ -61,7 +62,7 @@ class Worker:
             checkpoint_epochs=task.rungs,
         )
         outcomes = [_outcome(r, m, task.keep_states) for r, m in zip(done.runs, members, strict=True)]
-        return Result(outcomes, done.stopped, done.seconds, done.parameters)
+        return Result(outcomes, done.stopped, done.seconds, done.parameters, cost)
 
 
 def member(slot: Slot) -> MemberSpec:
@@ -103,8 +104,8 @@ def _sound(checkpoint: str | None, members: Sequence[MemberSpec]) -> Path | None
 def _shifted(report: Report, start: int) -> Report:
     """Return ``report`` for the part of a task whose slots begin at ``start``."""
 
-    def shifted(name: str, epoch: int, values: Mapping[int, float]) -> Reply:
-        reply = report(name, epoch, {start + k: v for k, v in values.items()})
+    def shifted(name: str, epoch: int, values: Mapping[int, float], cost: float | None = None) -> Reply:
+        reply = report(name, epoch, {start + k: v for k, v in values.items()}, cost)
         return Reply(frozenset(k - start for k in reply.drop), reply.stop)
 
     return shifted
@@ -116,6 +117,7 @@ def _join(first: Result, second: Result) -> Result:
         first.stopped or second.stopped,
         first.seconds + second.seconds,
         max(first.parameters, second.parameters),
+        second.cost if first.cost is None else first.cost,
     )
 
 

@@ -23,7 +23,7 @@ FLOORS = {
     "data": 2, **dict.fromkeys(KINDS, 2),
     "registry": 3,
     "loader": 4, "aligned": 4, "model": 4,
-    "population": 5, "solo": 5, "train": 5, "predict": 5, "analysis": 5,
+    "population": 5, "solo": 5, "train": 5, "predict": 5, "cost": 5, "analysis": 5,
 }  # fmt: skip
 DECLARATIVE = {
     "study",

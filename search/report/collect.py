@@ -20,7 +20,7 @@ from search.explain import read_explanation
 from search.nodes import Arms, Leaf, Values
 from search.run_folder import RunFolder
 from search.study import StudyConfig
-from search.trials import REASON, RESULT, SECONDS, STATES, is_outside, open_study, origins
+from search.trials import REASON, RESULT, SECONDS, STATES, cost, is_outside, open_study, origins, score
 
 MAX_CURVES = 200
 """Learning curves drawn; a page with more is slow and shows no more."""
@@ -28,8 +28,8 @@ MAX_CURVES = 200
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial of the search: ``value`` if it is complete, ``rungs`` its best values so far by epoch, ``outside`` if
-    it is a configuration from outside the space, without parameters."""
+    """One trial of the search: the metric's ``value`` if it is complete, ``rungs`` its best values so far by epoch, its
+    ``cost`` in a study with one, ``outside`` if it is a configuration from outside the space, without parameters."""
 
     number: int
     state: str
@@ -40,6 +40,7 @@ class TrialRecord:
     seconds: float | None
     parameters: int | None
     outside: bool = False
+    cost: float | None = None
 
     @property
     def last(self) -> float | None:
@@ -173,13 +174,14 @@ def _trial(trial: FrozenTrial) -> TrialRecord:
     return TrialRecord(
         number=trial.number,
         state=STATES[trial.state],
-        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        value=score(trial) if trial.state == TrialState.COMPLETE else None,
         rungs=dict(trial.intermediate_values),
         params=trial.params,
         reason=_reason(trial),
         seconds=result.get("seconds"),
         parameters=result.get("parameters"),
         outside=is_outside(trial),
+        cost=cost(trial),
     )
 
 

@@ -224,7 +224,7 @@ def test_states_in_optuna_and_in_the_summary(run: Path) -> None:
     assert end["best"] == {"number": 1, "value": found[1].value, "params": found[1].params}
     shown = end["trials"][3]
     assert shown == {
-        "number": 3, "state": "failed", "value": None, "reason": "training loss is not finite at epoch 4",
+        "number": 3, "state": "failed", "value": None, "cost": None, "reason": "training loss is not finite at epoch 4",
         "params": found[3].params,
     }  # fmt: skip
     assert [t["state"] for t in end["trials"]] == ["complete", "complete", "pruned", "failed"]
@@ -448,10 +448,10 @@ class Killed(BaseException):
 def killing(source: Ledger, epoch: int, after: bool = False) -> Callable[[str, int, Any], Reply]:
     """Return the ledger's ``report``, in which everything ends at an epoch (``after``: once the ledger knows)."""
 
-    def report(name: str, now: int, values: Any) -> Reply:
+    def report(name: str, now: int, values: Any, cost: float | None = None) -> Reply:
         if now == epoch and not after:
             raise Killed
-        reply = source.report(name, now, values)
+        reply = source.report(name, now, values, cost)
         if now == epoch:
             raise Killed
         return reply
@@ -520,9 +520,9 @@ def test_a_finished_part_of_a_population_keeps_its_place_in_the_checkpoint(tmp_p
     again = tiny.ledger(config, tmp_path / "run")
     epochs: list[int] = []
 
-    def report(name: str, epoch: int, values: Any) -> Reply:
+    def report(name: str, epoch: int, values: Any, cost: float | None = None) -> Reply:
         epochs.append(epoch)
-        return again.report(name, epoch, values)
+        return again.report(name, epoch, values, cost)
 
     task = take(again)
     assert [s.trial for s in task.slots] == [0, 1, 2]

@@ -37,10 +37,12 @@ class Listener:
     def __init__(self, drop: Mapping[int, set[int]] | None = None, stop: int | None = None) -> None:
         self.drop, self.stop = drop or {}, stop
         self.heard: list[tuple[int, dict[int, float]]] = []
+        self.costs: list[float | None] = []
 
-    def __call__(self, name: str, epoch: int, values: Mapping[int, float]) -> Reply:
+    def __call__(self, name: str, epoch: int, values: Mapping[int, float], cost: float | None = None) -> Reply:
         assert name == "p0000"
         self.heard.append((epoch, dict(values)))
+        self.costs.append(cost)
         return Reply(frozenset(self.drop.get(epoch, set()) & values.keys()), epoch == self.stop)
 
     def positions(self, epoch: int) -> list[int]:
