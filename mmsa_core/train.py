@@ -226,7 +226,7 @@ class _Course:
             meta: dict[str, Any] = json.loads(file.metadata()["course"])
             tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 (not a mapping)
         assert meta["members"] == marks(self.members), "the checkpoint belongs to other members"
-        self.alive, self.seconds = meta["alive"], meta["seconds"]
+        self.alive, self.seconds = meta["alive"], meta.get("seconds", 0.0)  # older files have none
         self.population.keep(self.alive)
         self.population.restore(_strip(tensors, "population."))
         self.best = {n: t.to(self.train.device, copy=True) for n, t in _strip(tensors, "best.").items()}

@@ -117,6 +117,8 @@ def facts(status: Mapping[str, Any]) -> dict[str, str]:
         found["best so far"] = (
             "none yet" if best is None else f"{status['metric']} {best['value']:.4f} (trial {best['number']})"
         )
+        if status["cost"] is not None:
+            found["front"] = f"{len(status['front'])} of {status['metric']} and {status['cost']}"
         found["cost"] = f"{clock(status['used']['seconds'])} in all"
     if speed["draining"]:
         found["stopping"] = STOPPING

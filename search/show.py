@@ -334,11 +334,22 @@ def _print_status(found: Mapping[str, Any], as_json: bool) -> None:
         "no trial is complete yet"
         if best is None
         else f"best {found['metric']} {best['value']:.4f} (trial {best['number']})",
+        *([] if found["cost"] is None else _front(found)),
     ]
     sign = 1.0 if DIRECTIONS[found["metric"]] == "minimize" else -1.0
     lines += origin_sentences(found["origins"], found["metric"], sign)
     reasons = [f"trial {t['number']} failed: {t['reason']}" for t in found["trials"] if t["reason"]]
     print("\n".join([*lines, *reasons[:5]]))  # noqa: T201
+
+
+def _front(found: Mapping[str, Any]) -> list[str]:
+    """Return a line for every trial that no other beats in both metric and cost."""
+    trials = {t["number"]: t for t in found["trials"]}
+    shown = [trials[number] for number in found["front"]]
+    return [
+        f"front: {found['metric']} {t['value']:.4f} at {t['cost']:.6g} {found['cost']} (trial {t['number']})"
+        for t in shown
+    ]
 
 
 def _metrics(splits: Mapping[str, Mapping[str, Any]], as_json: bool, more: Mapping[str, Any]) -> None:

@@ -125,6 +125,8 @@ class ObjectiveConfig(_Part):
             raise ValueError(f"{self.convention} has no metric {self.metric!r}{nearest(self.metric, known)}")
         if self.direction != DIRECTIONS[self.metric]:
             raise ValueError(f"{self.metric} is to {DIRECTIONS[self.metric]}; leave direction out")
+        if self.latency_batch != 1 and self.cost != "latency":
+            raise ValueError("latency_batch is a setting of cost: latency; leave it out, or take that cost")
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,17 @@ def test_a_killed_fit_goes_on_from_its_last_checkpoint(splits: Splits, tmp_path:
     assert epochs == [4]
     assert_same_fit(rest, fit(members, *splits, objective=MAE))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_seconds_count_what_was_trained_before(splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by one whenever it is read: at the start, at a checkpoint, and at the end."""
+    monkeypatch.setattr("mmsa_core.train.time.perf_counter", itertools.count(100).__next__)
+    path = tmp_path / "checkpoint.safetensors"
+    members = several(2, epochs=3)
+    assert fit(members, *splits, objective=MAE).seconds == 1
+    part = fit(members, *splits, objective=MAE, on_epoch=drop({}, stop=2), checkpoint=path, checkpoint_epochs=(1,))
+    assert part.seconds == 3, "two checkpoints, the last after 2"
+    assert fit(members, *splits, objective=MAE, checkpoint=path).seconds == 2 + 1
 
 
 def test_a_stop_at_the_last_epoch_is_the_end(splits: Splits, tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ def search(done: int = 10, **changes: Any) -> dict[str, Any]:
     status: dict[str, Any] = {
         "study": "tiny",
         "metric": "mae",
+        "cost": None,
         "budget": {"trials": 20, "minutes": None},
         "used": {"trials": done, "seconds": 100.0},
         "counts": {"complete": 6, "pruned": 3, "failed": 1, "running": 4, "waiting": 0},
         "best": {"number": 7, "value": 0.87654, "params": {}},
+        "front": [7],
         "trials": [],
         "message": "",
         "speed": {"member_epochs": 90, "seconds": 30.0, "rate": 3.0, "draining": False},
@@ -67,6 +69,11 @@ def test_facts_of_a_search() -> None:
         "best so far": "mae 0.8765 (trial 7)",
         "cost": "1 min 40 s in all",
     }
+
+
+def test_a_front_where_there_is_a_cost() -> None:
+    assert facts(search(cost="parameters", front=[7, 3]))["front"] == "2 of mae and parameters"
+    assert "front" not in facts(search())
 
 
 def test_facts_before_the_first_trial_ends() -> None:

@@ -22,7 +22,7 @@ from mmsa_core.data.split import Split
 from mmsa_core.data.synthetic import write_planted
 from search import pipeline
 from search.ledger import Ledger
-from search.populations import Outcome, Result, Source, Task, Wait
+from search.populations import Outcome, Report, Result, Source, Task, Wait
 from search.report import figures, wording
 from search.report.build import page, write_report
 from search.report.collect import Curve, RunRecord, TrialRecord, collect
@@ -33,7 +33,7 @@ from search.runner import Engine
 from search.statistics import Estimate
 from search.study import StudyConfig
 from search.trials import open_study
-from search.worker import Report, Worker
+from search.worker import Worker
 from tests.search.estimates import over_seeds
 
 STUDY = """

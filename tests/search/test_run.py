@@ -236,7 +236,7 @@ def test_status(whole: Path, capsys: Capture) -> None:
     assert found["study"] == "tiny"
     assert found["budget"] == {"trials": BUDGET, "minutes": None}
     for trial in found["trials"]:
-        assert set(trial) == {"number", "state", "value", "reason", "params"}
+        assert set(trial) == {"number", "state", "value", "cost", "reason", "params"}
         assert trial["reason"] is None
         assert trial["params"]
     values = [t["value"] for t in found["trials"] if t["state"] == "complete"]
@@ -391,6 +391,36 @@ def test_a_named_baseline(home: Path, capsys: Capture) -> None:
         main(["run", *NAMED, "baseline.fusion=sum", "--out", "named"])
     assert stop.value.code == 2
     assert "named: holds a run with another baseline: fusion.name: 'concat' before" in capsys.readouterr().err
+
+
+# ---- a metric and a cost ---------------------------------------------------------------------------------------------
+
+
+def test_a_study_with_a_cost(home: Path, capsys: Capture) -> None:
+    """To the end, and again with a larger budget; every trial that is complete has both values, and the front is
+    Optuna's own."""
+    weighed = ("study.yaml", "objective.cost=parameters", "budget.trials=8", "--out", "weighed", "--json")
+    done = run(*weighed)
+    assert done.code == 0, done.err
+    assert all("front" in line or "stage" in line for line in map(json.loads, done.err.splitlines()))
+    check_whole(capsys, "weighed", 8)
+    more = run("weighed/resolved.yaml", "budget.trials=12", "--out", "weighed", "--json")
+    assert more.code == 0, more.err
+    check_whole(capsys, "weighed", 12)
+    found, known = status(capsys, "weighed"), journal("weighed")
+    assert found["cost"] == "parameters" and known.metric_names == ["mae", "parameters"]
+    assert sorted(found["front"]) == sorted(t.number for t in known.best_trials) != []
+    for told, trial in zip(found["trials"], known.get_trials(), strict=True):
+        assert trial.values == ([told["value"], told["cost"]] if told["state"] == "complete" else None)
+        assert told["cost"] == trial.user_attrs["cost"] > 0
+        assert told["state"] == "pruned" or told["cost"] == trial.user_attrs["result"]["parameters"]
+    assert {t["state"] for t in found["trials"]} == {"complete", "pruned"}
+    lines = said(capsys, "status", "weighed").splitlines()
+    assert sum(line.startswith("front: mae ") for line in lines) == len(found["front"])
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "study.yaml", "--out", "weighed"])
+    assert stop.value.code == 2
+    assert "weighed: holds a run with another objective: cost: 'parameters' before, null now" in capsys.readouterr().err
 
 
 # ---- ended in the middle ---------------------------------------------------------------------------------------------

@@ -186,6 +186,9 @@ REFUSED = [
     ),
     ("objective: {metric: [mae]}", r"x\.yaml: objective\.metric: must be a valid string, got \['mae'\]"),
     ("objective: {convention: moso}", r"x\.yaml: objective\.convention: must be one of .*; did you mean 'mosi'\?"),
+    ("objective: {cost: flops}", r"x\.yaml: objective\.cost: must be one of 'parameters', 'latency' or 'seconds'"),
+    ("objective: {cost: latency, latency_batch: 0}", r"objective\.latency_batch: must be greater than 0, got 0"),
+    ("objective: {latency_batch: 8}", r"x\.yaml: objective: latency_batch is a setting of cost: latency; leave it out"),
     ("objective: null", r"x\.yaml: objective: must be a mapping"),
     ("seeds.search: 0", r"x\.yaml: seeds\.search: must be greater than 0, got 0"),
     ("seeds.confirm: -1", r"x\.yaml: seeds\.confirm: must be greater than or equal to 2, got -1"),
@@ -219,6 +222,33 @@ REFUSED = [
     ("space: {optimizer: {lr: {float: [1, 0]}}}", r"x\.yaml: space: optimizer\.lr: a range needs low < high"),
     ("1: x", r"x\.yaml: 1: "),
 ]
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "others"),
+    [("sampler", "cmaes", "random, tpe, gp or nsga2")]
+    + [("pruner", name, "rungs or none") for name in ("median", "hyperband", "successive_halving")],
+)
+def test_what_knows_one_objective_is_refused_with_a_cost(tmp_path: Path, key: str, name: str, others: str) -> None:
+    for text, overrides in (
+        (f"{MINIMAL}objective: {{cost: parameters}}\n{key}: {name}", []),
+        (f"{MINIMAL}{key}: {name}", ["objective.cost=latency"]),
+    ):
+        with pytest.raises(UserError) as error:
+            load(tmp_path, text, *overrides)
+        assert str(error.value) == (
+            f"{tmp_path / 'x.yaml'}: {key}: {name} knows one objective and the study has a cost; take {others}, "
+            f"or no cost, got '{name}'"
+        )
+    assert getattr(load(tmp_path, f"{MINIMAL}{key}: {name}"), key) == name
+
+
+def test_the_objectives_by_name(tmp_path: Path) -> None:
+    config = load(tmp_path, f"{MINIMAL}objective: {{metric: corr, cost: latency, latency_batch: 32}}")
+    assert list(config.objective.directions.items()) == [("corr", "maximize"), ("latency", "minimize")]
+    assert StudyConfig.check(config.resolved()).objective == config.objective
+    assert load(tmp_path, MINIMAL).objective.directions == {"mae": "minimize"}
+    assert load(tmp_path, f"{MINIMAL}objective: corr", "objective.cost=seconds").objective.metric == "corr"
 
 
 @pytest.mark.parametrize(("change", "match"), REFUSED, ids=[c for c, _ in REFUSED])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmsa_core.cost import Cost
 from mmsa_core.errors import UserError
 from mmsa_core.population import Population
 from search.populations import Outcome, Reply, Result, Slot, Task
@@ -71,6 +72,21 @@ def test_reports_every_epoch_and_obeys(worker: Worker) -> None:
     last = listener.heard[-1][1]
     assert [result.outcomes[k].value for k in last] == list(last.values())
     assert all(o.config is not None and o.config["optimizer"]["clip"] == 1.0 for o in result.outcomes), "completed"
+
+
+def test_a_cost_is_measured_once_and_told_with_every_report(worker: Worker) -> None:
+    """Of a population that is halved too, and not where the task does not ask."""
+    for kind, bad in (
+        ("parameters", None),
+        ("latency", None),
+        ("parameters", {1: {"heads": {"dim": 4, "dropout": 1.5}}}),
+    ):
+        listener = Listener()
+        result = worker.run(replace(task(1, 2, 3, bad=bad), cost=Cost(kind)), listener)  # type: ignore[arg-type]
+        assert result.cost is not None and result.cost > 0 and set(listener.costs) == {result.cost}
+        assert kind == "latency" or result.cost == result.parameters
+    listener = Listener()
+    assert worker.run(task(1), listener).cost is None and set(listener.costs) == {None}
 
 
 def test_stops_when_told(worker: Worker, tmp_path: Path) -> None:
