@@ -114,7 +114,9 @@ def test_every_pruner_works_on_reports_at_rungs(name: str) -> None:
     """The weakest of eight is ended by every pruner but none, and the best by no pruner."""
     config = study(pruner=name, rungs={"epochs": [1, 2, 4, 8], "keep": 0.5})
     pruner = make_pruner(config)
-    found = optuna.create_study(direction="minimize", sampler=optuna.samplers.RandomSampler(0))
+    sampler = optuna.samplers.RandomSampler(0)
+    # named, because hyperband draws brackets from the name
+    found = optuna.create_study(study_name="tiny", direction="minimize", sampler=sampler)
     ended: set[int] = set()
     for number in range(8):  # each better than the next one: the first is the best
         trial = found.ask()
