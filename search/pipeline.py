@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import torch
 
@@ -17,6 +18,7 @@ from mmsa_core.config import MemberConfig
 from mmsa_core.data.dataset import Dataset, open_dataset
 from mmsa_core.data.describe import describe
 from mmsa_core.data.scaler import Scaler
+from mmsa_core.data.source import SPLITS
 from mmsa_core.data.split import Split
 from mmsa_core.data.text import TextModel
 from mmsa_core.errors import UserError
@@ -35,6 +37,7 @@ from search.report.build import write_report
 from search.run_folder import RunFolder
 from search.runner import Engine, Placement
 from search.space import Space
+from search.statistics import videos
 from search.study import StudyConfig
 from search.trials import (
     FirstTrial,
@@ -123,11 +126,16 @@ def open_new(config: StudyConfig, source: Path, out: Path, dry: bool = False) ->
     facts = {
         "data_fingerprint": opened.data.fingerprint(),
         "data_path": config.data.path,
+        "splits": {name: _size(opened.data.ids(name)) for name in SPLITS},
         "text_model": export.made_by(opened.data),
         "device": device,
     }
     folder.start(opened.config, source, facts)
     return opened
+
+
+def _size(ids: Sequence[str]) -> dict[str, int]:
+    return {"rows": len(ids), "videos": len(np.unique(videos(ids)))}
 
 
 def _absolute(path: str | None) -> str | None:

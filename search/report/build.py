@@ -1,9 +1,8 @@
-"""Writes a run's report: ``index.html`` (one self-contained page), ``report.md`` and ``tables/*.csv``."""
+"""Writes a run's report: ``index.html`` (one self-contained page), ``report.md``, tables as CSV, Markdown and TeX."""
 
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,41 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mmsa_core.atomic import write_text
-from search.origins import origin_sentences
 from search.report.collect import RunRecord, collect
 from search.report.diagram import describe, diagram
-from search.report.figures import Plot, plots
-from search.report.tables import Table, escape, tables
-from search.report.wording import Headline, by_resolution, duration, headline, label, seeds
-from search.storage import without_password
+from search.report.facts import commands, facts
+from search.report.figures import plots
+from search.report.figures.plot import Plot
+from search.report.headline import RULES, Headline, headline
+from search.report.tables import tables
+from search.report.tables.table import Table, escape
+from search.report.wording import by_resolution, duration, label, seeds
 
 TITLES = {
     "confirmed": "Confirmed candidates",
+    "pairs": "Leaders against each other",
+    "paper_test": "Test split, as papers print it",
     "test": "Test split",
+    "paper_valid": "Valid split, as papers print it",
     "effects": "Module effects",
+    "path": "From the baseline to the winner",
+    "interactions": "Interactions of modules",
     "importance": "Importances",
+    "arms": "Arms of every choice",
+    "slices": "Slices of the test split",
+    "subsets": "With some modalities only",
+    "robustness": "With noisy modalities",
+    "information": "Information of the modalities",
+    "advice": "What the information advises",
+    "expenses": "What it cost",
+    "pareto": "Front of the metric against parameters",
     "leaderboard": "Leaderboard of the search",
     "failures": "Failures",
+    "ranges": "What was searched",
     "trials": "Trials",
+    "checklist": "Reproducibility checklist",
 }
+"""Every table of the report, in the order of ``report.md``."""
 
 
 def write_report(folder: Path, storage: str | None = None) -> Path:
@@ -45,7 +62,7 @@ def write_report(folder: Path, storage: str | None = None) -> Path:
     report = folder / "report"
     (report / "tables").mkdir(parents=True, exist_ok=True)
     for table in made.values():
-        write_text(report / "tables" / f"{table.name}.csv", _csv(table))
+        _write_table(report / "tables", table)
     write_text(report / "report.md", markdown(run, found, made))
     write_text(report / "index.html", page(run, found, made))
     return report / "index.html"
@@ -68,7 +85,10 @@ def page(run: RunRecord, found: Headline, made: Mapping[str, Table]) -> str:
         tables=made,
         titles=TITLES,
         plots=figures,
-        effects=by_resolution(run),
+        effects=_told(run, "effects"),
+        interactions=_told(run, "interactions"),
+        rule=None if run.confirm is None else RULES.get(run.confirm.get("rule", "")),
+        spent=duration(run.seconds),
         metric=label(run.metric),
         winner=winner,
         picture=None if winner is None else Markup(diagram(winner)),  # escapes its own texts
@@ -92,7 +112,7 @@ def markdown(run: RunRecord, found: Headline, made: Mapping[str, Table]) -> str:
         table = made[name]
         if table.rows:
             parts += [f"## {title}", table.markdown()]
-            parts += [f"- {escape(e['sentence'])}" for e in by_resolution(run)] if name == "effects" else []
+            parts += [f"- {escape(e['sentence'])}" for e in _told(run, name)]
         elif name == "failures":
             parts += [f"## {title}", "None."]
     rows = "\n".join(f"| {escape(k)} | {escape(v)} |" for k, v in facts(run).items())
@@ -100,52 +120,11 @@ def markdown(run: RunRecord, found: Headline, made: Mapping[str, Table]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def facts(run: RunRecord) -> dict[str, str]:
-    """Return what was run, with what, for how long."""
-    config, lock = run.config, run.facts
-    minutes = "" if config.budget.minutes is None else f", {config.budget.minutes:g} minutes"
-    states = ("complete", "pruned", "failed", "running", "waiting")
-    counts = ", ".join(f"{run.count(s)} {s}" for s in states if run.count(s))
-    packages = ", ".join(f"{k} {v}" for k, v in lock.get("packages", {}).items())
-    confirm = "" if run.confirm is None else f"; to confirm {', '.join(map(str, run.confirm['seeds']))}"
-    objective, rungs = config.objective, ", ".join(map(str, config.rungs.epochs))
-    first = " ".join(origin_sentences(run.origins, label(objective.metric), run.sign))
-    return {
-        "Study": config.study,
-        "Objective": f"{objective.metric} of the valid split, {objective.direction}, {objective.convention} convention",
-        "Data": f"{Path(config.data.path or '').name}, fingerprint {lock.get('data_fingerprint', 'unknown')}",
-        "Modalities": ", ".join(config.data.modalities or ()) or "all of the data",
-        "Text features": _text_model(lock.get("text_model")),
-        "Baseline": "the space's defaults" if run.named is None else describe(run.named.to_dict()),
-        **({"First trials": first} if first else {}),
-        "Budget": f"{config.budget.trials} trials{minutes}",
-        "Spent": f"{counts or 'nothing'}; {duration(run.seconds)}",
-        "Search": f"{config.sampler} sampler, {config.pruner} pruner, rungs at epochs {rungs}",
-        "Seeds": f"{config.seeds.search} per trial in the search, base {config.seeds.base}{confirm}",
-        "Test openings": str(run.openings),
-        "Storage": without_password(config.storage),
-        "Device": str(lock.get("device", "unknown")),
-        "Platform": f"{lock.get('platform', 'unknown')}, Python {lock.get('python', 'unknown')}",
-        "Versions": packages or "unknown",
-        "Commit": str(lock.get("commit") or "unknown"),
-        "Command": without_password(str(lock.get("command", "unknown"))),
-    }
-
-
-def _text_model(record: Mapping[str, Any] | None) -> str:
-    if record is None:
-        return "the data's own"
-    content = f", content {record['content']}" if record["content"] else ""
-    return f"{Path(record['name']).name}, {record['pooling']} of layer {record['layer']}{content}"
-
-
-def commands(run: RunRecord) -> list[str]:
-    """Return the commands that run it again and check its model."""
-    again = f"mmsa-search run {shlex.quote(run.path + '/resolved.yaml')} --out NEW_FOLDER"
-    found = [f"{again} storage=journal" if "://" in run.config.storage else again]
-    if run.confirm is not None:
-        found.append(f"mmsa-search verify {shlex.quote(run.path + '/best')}")
-    return found
+def _told(run: RunRecord, name: str) -> list[Mapping[str, Any]]:
+    """Return the entries of a table that are told in sentences too."""
+    if name == "effects":
+        return by_resolution(run.explain, name)
+    return [e for e in (run.explain or {}).get(name, []) if e["verified"]] if name == "interactions" else []
 
 
 def _winning_configuration(run: RunRecord) -> Mapping[str, Any] | None:
@@ -166,8 +145,15 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def _csv(table: Table) -> str:
-    return table.frame.to_csv(index=False) if len(table.frame.columns) else "\n"
+def _write_table(folder: Path, table: Table) -> None:
+    """Write a table's CSV, and what can be pasted into a text; a table without rows has none."""
+    write_text(folder / f"{table.name}.csv", table.csv())
+    for suffix, made in ((".md", table.markdown), (".tex", table.latex)):
+        path = folder / f"{table.name}{suffix}"
+        if table.rows:
+            write_text(path, made() + "\n" if suffix == ".md" else made())
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _specs(figures: Mapping[str, Plot]) -> str:

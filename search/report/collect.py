@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from search.run_folder import RunFolder
 from search.study import StudyConfig
 from search.trials import REASON, RESULT, SECONDS, STATES, cost, is_outside, open_study, origins, score
 
+CURVE = "curve.csv"
 MAX_CURVES = 200
 """Learning curves drawn; a page with more is slow and shows no more."""
 
@@ -29,7 +31,8 @@ MAX_CURVES = 200
 @dataclass(frozen=True)
 class TrialRecord:
     """One trial of the search: the metric's ``value`` if it is complete, ``rungs`` its best values so far by epoch, its
-    ``cost`` in a study with one, ``outside`` if it is a configuration from outside the space, without parameters."""
+    ``cost`` in a study with one, ``outside`` if it is a configuration from outside the space, without parameters,
+    ``epochs`` those of all of its members."""
 
     number: int
     state: str
@@ -41,6 +44,7 @@ class TrialRecord:
     parameters: int | None
     outside: bool = False
     cost: float | None = None
+    epochs: int = 0
 
     @property
     def last(self) -> float | None:
@@ -78,6 +82,8 @@ class RunRecord:
     openings: int
     seconds: float
     origins: Mapping[str, Mapping[str, Any]]
+    holistic: Mapping[str, Any] | None = None
+    information: Mapping[str, Any] | None = None
 
     @property
     def metric(self) -> str:
@@ -143,7 +149,7 @@ def collect(folder: Path, storage: str | None = None) -> RunRecord:
     if storage is not None:
         config = config.model_copy(update={"storage": storage})
     study, space = open_study(config, run), config.search_space()
-    trials = tuple(_trial(t) for t in study.get_trials(deepcopy=False))
+    trials = tuple(_trial(t, run.trial(t.number) / CURVE) for t in study.get_trials(deepcopy=False))
     sign = 1.0 if config.objective.direction == "minimize" else -1.0
     confirm = read_record(folder / "confirm")
     first = [] if confirm is None else [confirm["winner"], confirm["baseline"]]
@@ -155,12 +161,14 @@ def collect(folder: Path, storage: str | None = None) -> RunRecord:
         leaves=space.leaves(),
         defaults=modules(space.baseline()[0]),
         trials=trials,
-        curves={n: c for n in dict.fromkeys(drawn) if (c := _curve(run.trial(n) / "curve.csv")) is not None},
+        curves={n: c for n in dict.fromkeys(drawn) if (c := _curve(run.trial(n) / CURVE)) is not None},
         confirm=confirm,
         explain=read_explanation(folder / "confirm"),
         openings=len(study.user_attrs.get(OPENINGS, [])),
         seconds=float(study.user_attrs.get(SECONDS, 0.0)),
         origins=origins(study),
+        holistic=_json(folder / "confirm" / "holistic.json"),
+        information=_json(folder / "confirm" / "information.json"),
     )
 
 
@@ -169,7 +177,11 @@ def rank(trials: Iterable[TrialRecord], sign: float) -> list[TrialRecord]:
     return [t for _, _, t in sorted((sign * t.value, t.number, t) for t in trials if t.value is not None)]
 
 
-def _trial(trial: FrozenTrial) -> TrialRecord:
+def _json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _trial(trial: FrozenTrial, curve: Path) -> TrialRecord:
     result = trial.user_attrs.get(RESULT, {})
     return TrialRecord(
         number=trial.number,
@@ -182,6 +194,7 @@ def _trial(trial: FrozenTrial) -> TrialRecord:
         parameters=result.get("parameters"),
         outside=is_outside(trial),
         cost=cost(trial),
+        epochs=max(0, curve.read_text(encoding="utf-8").count("\n") - 1) if curve.exists() else 0,
     )
 
 

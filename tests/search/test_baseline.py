@@ -25,9 +25,10 @@ from search.configs import modules, read_config
 from search.ledger import Ledger
 from search.pipeline import Opened
 from search.populations import Task
-from search.report import wording
-from search.report.build import facts, page, write_report
+from search.report.build import page, write_report
 from search.report.collect import RunRecord, collect
+from search.report.facts import facts
+from search.report.headline import headline
 from search.report.tables import tables
 from search.sampling import PointsSampler, make_sampler
 from search.study import StudyConfig
@@ -426,7 +427,7 @@ def reported(done: Run) -> RunRecord:
 
 
 def whole_page(record: RunRecord) -> str:
-    return page(record, wording.headline(record), tables(record))
+    return page(record, headline(record), tables(record))
 
 
 def test_the_tables_make_sense(done: Run, reported: RunRecord) -> None:

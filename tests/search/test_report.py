@@ -5,104 +5,35 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import optuna
 import pandas as pd
 import pytest
-import torch
 
-from mmsa_core.data.split import Split
-from mmsa_core.data.synthetic import write_planted
+import search.report
 from search import pipeline
 from search.ledger import Ledger
-from search.populations import Outcome, Report, Result, Source, Task, Wait
-from search.report import figures, wording
-from search.report.build import page, write_report
+from search.report.build import TITLES, page, write_report
 from search.report.collect import Curve, RunRecord, TrialRecord, collect
 from search.report.diagram import describe, diagram
+from search.report.figures.searched import MAX_POINTS, history
+from search.report.headline import headline
 from search.report.tables import tables
 from search.run_folder import RunFolder
-from search.runner import Engine
 from search.statistics import Estimate
-from search.study import StudyConfig
 from search.trials import open_study
-from search.worker import Worker
 from tests.search.estimates import over_seeds
+from tests.search.report_run import INJECTED, SIZE, Links, finish, plots_of, search_small, sections, specs_of
 
-STUDY = """
-study: small
-budget: {trials: 8}
-seeds: {search: 1, confirm: 3, leaders: 2}
-rungs: {epochs: [1, 2, 4], keep: 0.5}
-space: quick
-"""
-INJECTED = "<script>alert(1)</script> | `x`"
-TABLES = {"leaderboard", "confirmed", "effects", "importance", "trials", "failures", "test"}
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SIZE = 4
-"""Members of a population."""
-
-
-class Inline:
-    """The engine without Ray: trains one task after another here. ``failing`` is a trial that is made to fail."""
-
-    interrupted = False
-
-    def __init__(self, failing: int | None = None) -> None:
-        self.failing = failing
-
-    def run(self, make: Callable[[], Source], data: tuple[Split, Split]) -> dict[str, Any]:
-        source, worker = make(), Worker(*data, torch.device("cpu"))
-        while isinstance(task := source.next(), Task):
-            source.finish(task.name, self._train(worker, task, source.report))
-        assert not isinstance(task, Wait)
-        source.close()
-        return source.status()
-
-    def _train(self, worker: Worker, task: Task, report: Report) -> Result:
-        result = worker.run(task, report)
-        broken = [not task.keep_states and slot.trial == self.failing for slot in task.slots]
-        outcomes = [Outcome(failure=INJECTED) if b else o for b, o in zip(broken, result.outcomes, strict=True)]
-        return replace(result, outcomes=outcomes)
-
-
-class Links(HTMLParser):
-    """Collects what a page refers to and the elements it has."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.ids: list[str] = []
-        self.tags: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        self.tags.append(tag)
-        self.links += [v for k in ("src", "href", "srcset", "data", "action") if (v := found.get(k)) is not None]
-        self.ids += [v for v in [found.get("id")] if v is not None]
+TABLES = set(TITLES)
 
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Opened:
     """A study whose search is done: 8 trials, one of them failed."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder = tmp_path_factory.mktemp("report")
-    write_planted(folder / "data.npz", 0, train=60, valid=40, test=40)
-    (folder / "study.yaml").write_text(STUDY)
-    config = StudyConfig.load(folder / "study.yaml", ["objective.convention=mosi"], data=str(folder / "data.npz"))
-    found = pipeline.open_new(config, folder / "study.yaml", folder / "run")
-    make = partial(Ledger, found.config, found.space, found.folder, SIZE)
-    Inline(failing=1).run(make, (found.train, found.valid))
-    found.folder.release()
-    return found
+    return search_small(tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +45,9 @@ def searched(opened: pipeline.Opened, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def finished(searched: Path, opened: pipeline.Opened) -> Path:
     """A run folder with everything done, whose record of the machine tries to inject a script."""
-    engine = cast(Engine, Inline())
-    record = pipeline.confirm_stage(opened, engine, SIZE)
-    pipeline.explain_stage(opened, engine, SIZE, record)
-    facts = opened.folder.facts()
-    (opened.folder.path / "lock.json").write_text(json.dumps({**facts, "command": INJECTED}))
-    write_report(opened.folder.path)
-    return opened.folder.path
+    path = finish(opened)
+    write_report(path)
+    return path
 
 
 @pytest.fixture
@@ -136,21 +63,6 @@ def csv(folder: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(folder / "report" / "tables" / f"{name}.csv")
 
 
-def plots_of(text: str) -> set[str]:
-    return {i.removeprefix("plot-") for i in Links(text).ids if i.startswith("plot-")}
-
-
-def specs_of(text: str) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="specs">(.*?)</script>', text, re.DOTALL)
-    assert found is not None
-    specs: dict[str, Any] = json.loads(found[1])
-    return specs
-
-
-def sections(text: str) -> set[str]:
-    return set(re.findall(r'<section id="(\w+)"', text))
-
-
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 
@@ -163,14 +75,14 @@ def test_the_page_is_self_contained_and_small(finished: Path) -> None:
     for link in links:
         assert link.startswith(("#", "tables/", "data:,")), link
         assert not link.startswith("tables/") or (path.parent / link).exists()
-    style = (Path(figures.__file__).parent / "page.css").read_text()
+    style = (Path(search.report.__file__).parent / "page.css").read_text()
     assert "@import" not in style and "url(" not in style
 
 
 def test_the_page_has_every_section_and_plot(finished: Path) -> None:
     text = page_of(finished)
     assert sections(text) == {
-        "winner", "confirmed", "test", "effects", "importance", "search", "leaderboard", "failures", "again",
+        "winner", "confirmed", "test", "effects", "importance", "holistic", "cost", "search", "failures", "again",
     }  # fmt: skip
     assert plots_of(text) == specs_of(text).keys() >= {"candidates", "differences", "history", "curves"}
     anchors = {link[1:] for link in Links(text).links if link.startswith("#")}
@@ -198,7 +110,7 @@ def test_names_in_figures_are_escaped(run: RunRecord) -> None:
     }
     importance = {"ped_anova": {"</script><b>bold</b>": 1.0}, "fanova": {}}
     record = replace(run, explain={"effects": [effect], "importance": importance})
-    text = page(record, wording.headline(record), tables(record))
+    text = page(record, headline(record), tables(record))
     assert "<b>bold" not in text and Links(text).tags.count("script") == 3
     annotation = specs_of(text)["effects"]["layout"]["annotations"][0]["text"]
     assert annotation == "&lt;/script&gt;&lt;b&gt;bold&lt;/b&gt;: &lt;i&gt;x&lt;/i&gt; against none"
@@ -246,7 +158,12 @@ def test_effects_and_importance_agree_with_explain(run: RunRecord) -> None:
     assert list(made["effects"].frame["module"]) == ["a", "b"]  # resolved first
     frame = made["importance"].frame.set_index("parameter")
     assert list(frame.index) == ["y", "x"] and frame.loc["x", "ped_anova"] == 0.2
-    assert frame["fanova"].isna().to_list() == [False, True] and made["importance"].rows[1] == ("x", "20.0 %", "none")
+    assert frame["fanova"].isna().to_list() == [False, True] and made["importance"].rows[1] == (
+        "x",
+        "20.0 %",
+        "none",
+        "",
+    )
 
 
 def test_markdown_has_headline_and_tables(finished: Path) -> None:
@@ -273,13 +190,13 @@ def test_before_confirmation(searched: Path) -> None:
     text = page_of(searched)
     assert "Nothing is confirmed yet" in text and "optimistic" in text
     assert plots_of(text) == {"history", "curves"}
-    assert sections(text) == {"winner", "search", "leaderboard", "failures", "again"}
+    assert sections(text) == {"winner", "cost", "search", "failures", "again"}
     assert (searched / "report" / "tables" / "confirmed.csv").exists()
 
 
 def test_confirmed_but_not_explained(run: RunRecord) -> None:
     record = replace(run, explain=None)
-    text = page(record, wording.headline(record), tables(record))
+    text = page(record, headline(record), tables(record))
     assert {"winner", "confirmed", "test"} <= sections(text) and not {"effects", "importance"} & sections(text)
 
 
@@ -295,8 +212,8 @@ def test_no_trial_at_all(searched: Path, tmp_path: Path, opened: pipeline.Opened
 
 def test_one_trial(run: RunRecord) -> None:
     trial = replace(run.ranked[0], number=0)
-    record = replace(run, trials=(trial,), curves={0: Curve((1,), (0.9,))}, confirm=None, explain=None)
-    text = page(record, wording.headline(record), tables(record))
+    record = replace(run, trials=(trial,), curves={0: Curve((1,), (0.9,))}, confirm=None, explain=None, holistic=None)
+    text = page(record, headline(record), tables(record))
     assert "best of 1 complete trial over 1 search seed" in text and plots_of(text) == {"history", "curves"}
 
 
@@ -308,11 +225,11 @@ def test_thousands_of_trials_are_thinned(run: RunRecord) -> None:
         for n in range(6000)
     ]
     record = replace(run, trials=tuple(made))
-    text = page(record, wording.headline(record), tables(record))
+    text = page(record, headline(record), tables(record))
     assert len(text.encode()) < 6_000_000
     spec = specs_of(text)["history"]
     drawn = sum(len(t["x"]) for t in spec["data"] if t["mode"] == "markers")
-    assert drawn < 2 * figures.MAX_POINTS and "of 6000 trials" in text
+    assert drawn < 2 * MAX_POINTS and "of 6000 trials" in text
     assert "The first 20 of 858; tables/leaderboard.csv has all." in text
     assert len(tables(record)["trials"].frame) == 6000
 
@@ -320,7 +237,7 @@ def test_thousands_of_trials_are_thinned(run: RunRecord) -> None:
 def test_far_outliers_do_not_set_the_range(run: RunRecord) -> None:
     worst = replace(run.trials[0], number=8, state="pruned", value=None, rungs={1: 1e30})
     record = replace(run, trials=(*run.trials, worst))
-    plot = next(iter(figures.history(record)))
+    plot = next(iter(history(record)))
     assert plot.figure.layout.yaxis.range[1] < 100 and "much worse: 1 trial." in plot.caption
 
 
@@ -329,7 +246,7 @@ def test_higher_is_better(run: RunRecord) -> None:
     record = replace(run, config=run.config.model_copy(update={"objective": objective}))
     values = [t.value for t in record.ranked]
     assert values == sorted((v for v in values if v is not None), reverse=True) and len(values) > 1
-    text = page(record, wording.headline(record), tables(record))
+    text = page(record, headline(record), tables(record))
     assert "valid Corr (higher is better)" in text and "above 0 is better" in text
 
 
@@ -368,27 +285,27 @@ WORSE, SINGLE = over_seeds(0.05, 0.02, 10, 0.03, 0.07), over_seeds(-0.05, 0.0, 1
 def test_headline_says_what_is_resolved(
     run: RunRecord, valid: Estimate, test: Estimate, resolved: bool, words: str
 ) -> None:
-    found = wording.headline(replace(run, confirm=confirm_record(valid, test)))
+    found = headline(replace(run, confirm=confirm_record(valid, test)))
     assert found.claim.startswith("Trial 4 reaches valid MAE 0.800")
     assert found.resolved == resolved and words in found.verdict
     assert ("in the baseline's favour" in found.test) == (test == WORSE)
 
 
 def test_headline_when_nothing_beats_the_baseline(run: RunRecord) -> None:
-    found = wording.headline(replace(run, confirm=confirm_record(UNRESOLVED, UNRESOLVED, winner=0)))
+    found = headline(replace(run, confirm=confirm_record(UNRESOLVED, UNRESOLVED, winner=0)))
     assert found.claim.startswith("No confirmed candidate beats the baseline") and not found.resolved
     assert "The nearest is trial 4" in found.verdict
 
 
 def test_headline_says_that_search_values_are_optimistic(run: RunRecord) -> None:
     trial = replace(run.trials[0], number=4, state="complete", value=0.7)
-    found = wording.headline(replace(run, trials=(trial,), confirm=confirm_record(RESOLVED, RESOLVED)))
+    found = headline(replace(run, trials=(trial,), confirm=confirm_record(RESOLVED, RESOLVED)))
     assert any("0.700 of trial 4, became 0.800 [0.790, 0.810]" in note for note in found.notes)
 
 
 def test_passwords_are_not_shown(run: RunRecord) -> None:
     record = replace(run, config=run.config.model_copy(update={"storage": "postgresql://me:secret@host/db"}))
-    text = page(record, wording.headline(record), tables(record))
+    text = page(record, headline(record), tables(record))
     assert "secret" not in text and "postgresql://me:***@host/db" in text
 
 
@@ -416,23 +333,3 @@ def test_the_diagram_shows_every_module() -> None:
     assert texts.index("hsic") < texts.index("projection") < texts.index("coral")
     assert svg.count('class="joint"') == 4 and "<pool>" not in svg
     assert describe(config).endswith("fusion: low_rank; unimodal labels: ulgm")
-
-
-# ---- a browser -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_every_plot_is_drawn_in_a_browser(finished: Path, tmp_path: Path) -> None:
-    path = write_report(finished)
-    assert CHROMIUM is not None
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-    flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path}"]
-    flags += ["--virtual-time-budget=8000", "--enable-logging=stderr", "--v=0", "--dump-dom", path.as_uri()]
-    done = subprocess.run([CHROMIUM, *flags], capture_output=True, text=True, timeout=120, check=True)
-    assert "Uncaught" not in done.stderr and "CONSOLE" not in done.stderr, done.stderr
-    parts = re.split(r'<div class="plot[^"]*" id="plot-', done.stdout)[1:]
-    assert {p.partition('"')[0] for p in parts} == plots_of(path.read_text(encoding="utf-8"))
-    assert len(parts) >= 4
-    for part in parts:
-        assert "main-svg" in part, part[:100]

@@ -1,0 +1,17 @@
+"use strict";
+const specs = JSON.parse(document.getElementById("specs").textContent);
+const touch = matchMedia("(pointer: coarse)").matches;
+for (const [name, spec] of Object.entries(specs)) {
+  const place = document.getElementById("plot-" + name);
+  spec.layout.dragmode = touch ? false : "zoom";
+  if (place.clientWidth < 480) {
+    for (const part of [spec.layout, spec.layout.xaxis.title, spec.layout.yaxis.title]) if (part && part.font) part.font.size = 11;
+  }
+  Plotly.newPlot(place, spec.data, spec.layout, {
+    displayModeBar: touch ? false : "hover", displaylogo: false, showTips: false,
+    modeBarButtons: [["toImage", "resetScale2d"]],
+    toImageButtonOptions: { format: "svg", filename: name },
+  });
+  new ResizeObserver(() => Plotly.Plots.resize(place)).observe(place);
+}
+addEventListener("beforeprint", () => document.querySelectorAll(".plot").forEach((place) => Plotly.Plots.resize(place)));
