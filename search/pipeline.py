@@ -28,6 +28,10 @@ from mmsa_core.population import stackable
 from search import confirm, explain, export, holistic, warm_start
 from search.bench import population_size
 from search.configs import modules
+from search.explain.marginals import Trials
+from search.explain.measure import Measure
+from search.explain.stage import explained
+from search.explain.switches import Switch, removals, switches
 from search.judgement import judge
 from search.ledger import Ledger
 from search.members import Candidate
@@ -277,25 +281,32 @@ def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
 
 
 def explain_stage(opened: Opened, engine: Engine, size: int, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure what each module of the winner does, with the confirmation's seeds."""
-    folder = opened.folder.path / "confirm"
-    study = open_study(opened.config, opened.folder)
-    best = study.get_trials(deepcopy=False)[record["winner"]]
-    switches = _switches(opened, best)
-    seeds = confirm.effect_seeds(opened.config)
-    train_candidates(opened, engine, size, [s.candidate for s in switches], seeds, "explain")
-    table = explain.effects(opened.config, _candidate(opened, best), switches, folder, opened.valid)
-    explanation = {"importance": explain.importances(study), "effects": table}
+    """Measure what each module of the winner does, with the confirmation's seeds, and say what the trials suggest."""
+    folder, config = opened.folder.path / "confirm", opened.config
+    study = open_study(config, opened.folder)
+    known = study.get_trials(deepcopy=False)
+    baseline, winner = known[record["baseline"]], known[record["winner"]]
+    trials = Trials(known, opened.space, config.rungs.epochs[-1])
+    explanation = explained(
+        study,
+        trials,
+        Measure(config, folder, opened.valid),
+        _candidate(opened, baseline),
+        _candidate(opened, winner),
+        _switches(opened, winner),
+        trials.names(winner),
+        lambda some: train_candidates(opened, engine, size, some, confirm.effect_seeds(config), "explain"),
+    )
     explain.write_explanation(folder, explanation)
     return explanation
 
 
-def _switches(opened: Opened, winner: optuna.trial.FrozenTrial) -> list[explain.Switch]:
+def _switches(opened: Opened, winner: optuna.trial.FrozenTrial) -> list[Switch]:
     if is_outside(winner):
-        return explain.removals(opened.sampled(winner))
+        return removals(opened.sampled(winner))
     named = opened.config.named_baseline()
     baseline = None if named is None else modules(named.to_dict())
-    return explain.switches(opened.space, winner.params, opened.extra, baseline)
+    return switches(opened.space, winner.params, opened.extra, baseline)
 
 
 def train_candidates(

@@ -32,7 +32,7 @@ from mmsa_core.population import MemberSpec
 from mmsa_core.predict import predict
 from mmsa_core.train import Objective, fit
 from search import confirm, pipeline
-from search.explain import switches
+from search.explain.switches import switches
 from search.judgement import between
 from search.members import Candidate, has_members, load
 from search.pipeline import Opened

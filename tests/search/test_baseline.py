@@ -20,8 +20,10 @@ from mmsa_core.config import MemberConfig
 from mmsa_core.data.synthetic import write_planted
 from mmsa_core.errors import UserError
 from mmsa_core.model import complete
-from search import confirm, explain, export, pipeline, show
+from search import confirm, export, pipeline, show
 from search.configs import modules, read_config
+from search.explain.importance import importances
+from search.explain.switches import removals, switches
 from search.ledger import Ledger
 from search.pipeline import Opened
 from search.populations import Task
@@ -251,7 +253,7 @@ def test_every_sampler_goes_on_past_a_trial_without_parameters(run: Path, sample
     found = source.study.get_trials()
     assert [t.state.name for t in found] == ["COMPLETE"] * 16
     assert all(source.space.config(t.params) for t in found[1:])
-    explained = explain.importances(source.study)
+    explained = importances(source.study)
     assert set(explained) == {"ped_anova", "fanova"}
     for values in explained.values():
         assert {"fusion", "optimizer.lr", "heads.dropout"} <= set(values)
@@ -278,7 +280,7 @@ def test_few_points_say_nothing_about_importance(run: Path) -> None:
     source = tiny.ledger(outside(budget={"trials": 4}, pruner="none"), run)
     drain(source, pretend)
     assert len(source.study.get_trials()) == 4
-    assert explain.importances(source.study) == {}, "three points and the baseline"
+    assert importances(source.study) == {}, "three points and the baseline"
 
 
 def test_the_baseline_is_compared_at_the_rungs_but_never_pruned(run: Path) -> None:
@@ -302,7 +304,7 @@ def test_modules_are_compared_with_the_named_baselines() -> None:
     }
     for fusion, against in (("gated", "gated"), ("tensor", "concat"), ("sum", None)):
         base = modules({**OUTSIDE, "fusion": fusion})
-        found = {s.place: s for s in explain.switches(space, params, {"epochs": 4}, base)}
+        found = {s.place: s for s in switches(space, params, {"epochs": 4}, base)}
         assert found["alignment.text-audio"].against == "none"
         assert (found["fusion"].against if "fusion" in found else None) == against
         if against:
@@ -311,7 +313,7 @@ def test_modules_are_compared_with_the_named_baselines() -> None:
 
 def test_what_can_be_taken_out_of_a_configuration() -> None:
     config = complete(MemberConfig.from_dict(OUTSIDE)).to_dict()
-    found = {s.place: s for s in explain.removals(config)}
+    found = {s.place: s for s in removals(config)}
     assert {p: (s.chosen, s.against) for p, s in found.items()} == {
         "alignment.text-audio": ("cka", "none"),
         "alignment.audio-vision": ("coral", "none"),
@@ -321,7 +323,7 @@ def test_what_can_be_taken_out_of_a_configuration() -> None:
     assert list(off.alignment) == ["text-audio"]
     assert {**off.to_dict(), "alignment": config["alignment"]} == config, "everything else is equal"
     assert complete(MemberConfig.from_dict(found["labels"].candidate.config)).labels.name == "none"
-    assert explain.removals({"encoders": {"text": "pool"}}) == []
+    assert removals({"encoders": {"text": "pool"}}) == []
 
 
 # ---- a whole run -----------------------------------------------------------------------------------------------------
@@ -474,7 +476,8 @@ def test_the_page_when_the_baseline_wins(done: Run, reported: RunRecord, capsys:
     explanation = pipeline.explain_stage(done.opened, engine.engine, SIZE, record)
     (folder / "explain.json").write_bytes(before)
     assert {e["module"] for e in explanation["effects"]} == {"alignment.text-audio", "alignment.audio-vision", "labels"}
-    assert engine.members == 3 * SEEDS["effects"]
+    assert engine.members == (3 + 3) * SEEDS["effects"], "three removals and their three pairs"
+    assert len(explanation["interactions"]) == 3 and explanation["path"] == [] and explanation["spared"] is None
     text = whole_page(replace(reported, confirm=record, explain=explanation))
     assert "It is the baseline: the configuration that the study names." in text
     assert "audio-vision: coral" in text

@@ -11,7 +11,7 @@ from mmsa_core import registry
 from mmsa_core.config import MemberConfig
 from mmsa_core.errors import UserError
 from mmsa_core.model import complete
-from search.explain import switches
+from search.explain.switches import switches
 from search.space import Space
 
 PAIR = {"choice": {"none": {}, "cka": {"weight": {"float": [0.01, 1.0], "log": True}}}}

@@ -21,7 +21,10 @@ from mmsa_core.errors import UserError
 from mmsa_core.metrics import evaluate
 from search import confirm, explain, export, pipeline
 from search.confirm import ConfirmPlan, confirm_seeds, record_opening
-from search.explain import importances, switches
+from search.explain.effects import effects
+from search.explain.importance import importances
+from search.explain.measure import Measure
+from search.explain.switches import switches
 from search.judgement import judge
 from search.ledger import search_seeds
 from search.members import Candidate, load
@@ -403,7 +406,7 @@ def effects_of(folder: Path, winner: list[float], without: list[float | None], *
     filed(folder, best, config, dict(zip(seeds, winner, strict=True)))
     filed(folder, found[0].candidate, config, dict(zip(seeds, without, strict=True)))
     _, valid, _ = tiny.scaled()
-    return explain.effects(config, best, found, folder, valid)
+    return effects(Measure(config, folder, valid), best, found)
 
 
 def test_an_effect_that_is_resolved(tmp_path: Path) -> None:
@@ -413,13 +416,13 @@ def test_an_effect_that_is_resolved(tmp_path: Path) -> None:
     assert row["difference"]["mean"] == pytest.approx(-0.1, abs=1e-6) and row["difference"]["n"] == 4
     assert row["resolved"] and 0 < row["smallest_visible"] < 0.1
     # t-interval: 0.1 +- 3.182 * 0.01155 / 2
-    assert row["sentence"].startswith("fusion: sum lowers mae by 0.100 [0.082, 0.118] against concat over 4 seeds; ")
+    assert row["sentence"].startswith("fusion sum against concat lowers MAE by 0.100 [0.082, 0.118] over 4 seeds; ")
 
 
 def test_an_effect_that_is_not(tmp_path: Path) -> None:
     (row,) = effects_of(tmp_path, [0.2, 0.3, 0.4, 0.5], [0.3, 0.2, 0.5, 0.4])
     assert not row["resolved"]
-    assert row["sentence"].startswith("fusion: sum against concat is not resolved: mae differs by ")
+    assert row["sentence"].startswith("fusion sum against concat is not resolved: MAE differs by ")
     assert row["sentence"].endswith(f"{row['smallest_visible']:.3f} was the smallest effect visible")
 
 
@@ -443,7 +446,21 @@ def test_the_winners_effects(run: Run) -> None:
     gains = [row["difference"]["mean"] for row in rows]
     assert gains == sorted(gains)
     assert explain.read_explanation(run.opened.folder.path / "confirm") == run.explanation
-    assert run.members == 3 * 3 + 2 * len(rows), "three candidates with three seeds, each switch with two"
+
+
+def test_the_way_to_the_winner_is_trained_once(run: Run) -> None:
+    found = run.explanation
+    folders = [p for p in (run.opened.folder.path / "confirm").iterdir() if p.is_dir()]
+    assert run.members == 3 * 3 + 2 * (len(folders) - 3), "three candidates with three seeds, all others with two"
+    (pair,) = found["interactions"]
+    assert pair["verified"] and set(pair["modules"]) == {"alignment.text-audio", "fusion"}
+    first, *_, last = found["path"]
+    changes = [place for step in found["path"] for place in step["changed"]]
+    assert first["changed"] == [] and sorted(changes) == ["alignment.text-audio", "fusion", "optimizer", "settings"]
+    assert all(step["difference"]["n"] == 2 for step in found["path"][1:])
+    gain = sum(step["difference"]["mean"] for step in found["path"][1:])
+    assert gain == pytest.approx(last["value"]["mean"] - first["value"]["mean"]), "the steps lead all the way"
+    assert len(folders) <= 3 + 2 + 1 + 3, "two switches, both together, and three steps between baseline and winner"
 
 
 def small_study(trials: int) -> optuna.Study:

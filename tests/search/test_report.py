@@ -82,7 +82,8 @@ def test_the_page_is_self_contained_and_small(finished: Path) -> None:
 def test_the_page_has_every_section_and_plot(finished: Path) -> None:
     text = page_of(finished)
     assert sections(text) == {
-        "winner", "confirmed", "test", "effects", "importance", "holistic", "cost", "search", "failures", "again",
+        "winner", "confirmed", "test", "effects", "path", "importance", "holistic", "cost", "search", "failures",
+        "again",
     }  # fmt: skip
     assert plots_of(text) == specs_of(text).keys() >= {"candidates", "differences", "history", "curves"}
     anchors = {link[1:] for link in Links(text).links if link.startswith("#")}

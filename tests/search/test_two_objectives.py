@@ -16,7 +16,7 @@ from optuna.trial import TrialState, create_trial
 from mmsa_core.cost import Cost
 from mmsa_core.errors import UserError
 from search import pipeline
-from search.explain import importances
+from search.explain.importance import importances
 from search.ledger import Ledger
 from search.pareto import Point, ranks
 from search.populations import Outcome, Reply, Result, Task
