@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +34,19 @@ def test_parameters_are_those_that_training_counts(splits: Splits, changes: dict
     )
     short = replace(spec, config=replace(spec.config, epochs=1))
     assert fit([short], train, valid, objective=Objective()).parameters == found > 100
+
+
+def test_a_member_that_is_fine_tuned(splits: Splits, tiny_bert: Path) -> None:
+    """It cannot be stacked, and what is frozen of it is not counted."""
+    texts = [SplitTensors(replace(s.split, raw_text=("a good film",) * len(s)), s.device) for s in splits]
+    counts = []
+    for freeze in (0, 1):
+        encoders = {"text": {"name": "bert", "model": str(tiny_bert), "freeze": freeze}, "audio": "pool"}
+        spec = member(1, encoders=encoders, alignment={})
+        counts.append(parameters(spec, texts[0]))
+        assert counts[-1] == SoloMembers([spec], texts[0]).parameters
+        assert latency(spec, texts[1], 2) > 0
+    assert counts[1] < counts[0]
 
 
 class Clock:
