@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.pareto import ranks
 from search.study import StudyConfig
-from search.trials import BASELINE, COST, ORIGIN, POPULATION, is_outside, losses
+from search.trials import BASELINE, COST, ORIGIN, POPULATION, Directed, is_outside, losses
 
 
 class RungPruner(optuna.pruners.BasePruner):
@@ -41,12 +41,20 @@ class RungPruner(optuna.pruners.BasePruner):
         if rung is None or rung not in self.epochs or trial.user_attrs.get(ORIGIN) == BASELINE:
             return False
         seen = [t for t in study.get_trials(deepcopy=False) if rung in t.intermediate_values]
-        fronts = ranks([losses(study, t.intermediate_values[rung], t.user_attrs.get(COST)) for t in seen])
+        fronts = _fronts(study, seen, rung)
         mine = next(front for t, front in zip(seen, fronts, strict=True) if t.number == trial.number)
         better = [t for t, front in zip(seen, fronts, strict=True) if front < mine]
         if rung != self.epochs[-1] and not any(_population(t) == _population(trial) for t in better):
             return False
         return len(better) >= math.ceil(self.keep * max(len(seen), 1))
+
+
+def _fronts(study: Directed, trials: Sequence[FrozenTrial], rung: int) -> list[int]:
+    """Return every trial's front of metric and cost at a rung; by the metric alone where the cost of one is not known
+    yet."""
+    costs = [t.user_attrs.get(COST) for t in trials]
+    known = costs if None not in costs else [None] * len(trials)
+    return ranks([losses(study, t.intermediate_values[rung], c) for t, c in zip(trials, known, strict=True)])
 
 
 def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:

@@ -75,13 +75,8 @@ def hypervolume(points: Sequence[Point], reference: Point) -> float:
     return area
 
 
-def course(arm: str, base: int, trials: int) -> Course:
-    """Search once, in this process; ``base`` is the planting's seed and the study's."""
-    raw = planted(base, problem="modules")
-    scaler = Scaler.fit(raw["train"])
-    train, valid = (scaler.apply(raw[name]) for name in ("train", "valid"))
-    chance = float(np.abs(valid.labels - np.median(train.labels)).mean())
-    config = StudyConfig.check(
+def study(arm: str, base: int, trials: int) -> StudyConfig:
+    return StudyConfig.check(
         {
             "study": f"pareto-{arm}-{base}",
             "objective": {"metric": "mae", "convention": "mosi", "cost": "parameters"},
@@ -92,6 +87,15 @@ def course(arm: str, base: int, trials: int) -> Course:
             "pruner": "none" if arm == "none" else "rungs",
         }
     )
+
+
+def course(arm: str, base: int, trials: int) -> Course:
+    """Search once, in this process; ``base`` is the planting's seed and the study's."""
+    raw = planted(base, problem="modules")
+    scaler = Scaler.fit(raw["train"])
+    train, valid = (scaler.apply(raw[name]) for name in ("train", "valid"))
+    chance = float(np.abs(valid.labels - np.median(train.labels)).mean())
+    config = study(arm, base, trials)
     worker, spent, steps = Worker(train, valid, torch.device("cpu")), 0, []
     with tempfile.TemporaryDirectory() as folder:
         source = Ledger(config, config.search_space(), RunFolder(Path(folder)), SIZE)
@@ -141,7 +145,7 @@ def shown(a: Sequence[float], b: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=64)
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -131,6 +131,11 @@ def test_without_a_known_cost_the_metric_decides() -> None:
     for value in (0.1, 0.2, 0.3, 0.4):
         found.add_trial(create_trial(state=TrialState.RUNNING, intermediate_values={4: value}))
     assert pruned(found) == {2, 3}
+    told = create_trial(
+        state=TrialState.COMPLETE, values=[0.5, 9.0], intermediate_values={4: 0.5}, user_attrs={COST: 9.0}
+    )
+    found.add_trial(told)
+    assert pruned(found) == {3, 4}, "and no cost counts where one is missing"
 
 
 def expected_drops(points: Sequence[Point], trials: Sequence[tuple[str, bool]], keep: float, last: bool) -> set[int]:
