@@ -26,7 +26,8 @@ def facts(run: RunRecord) -> dict[str, str]:
     first = " ".join(origin_sentences(run.origins, label(objective.metric), run.sign))
     return {
         "Study": config.study,
-        "Objective": f"{objective.metric} of the valid split, {objective.direction}, {objective.convention} convention",
+        "Objective": f"{objective.metric} of the valid split, {objective.direction}, {objective.convention} convention"
+        + ("" if objective.cost is None else f"; {objective.cost}, minimize"),
         "Data": f"{Path(config.data.path or '').name}, fingerprint {lock.get('data_fingerprint', 'unknown')}",
         "Splits": splits(lock),
         "Modalities": ", ".join(config.data.modalities or ()) or "all of the data",

@@ -21,6 +21,7 @@ from search.ledger import Ledger
 from search.pareto import Point, ranks
 from search.populations import Outcome, Reply, Result, Task
 from search.report.collect import collect
+from search.report.facts import facts
 from search.run_folder import RunFolder
 from search.sampling import RungPruner, make_sampler
 from search.study import StudyConfig
@@ -392,6 +393,7 @@ def test_the_report_reads_metric_and_cost(run: Path) -> None:
     for shown, trial in zip(record.trials, source.study.get_trials(), strict=True):
         assert shown.cost == trial.user_attrs[COST]
         assert shown.value == (None if trial.values is None else trial.values[0])
+    assert facts(record)["Objective"] == "mae of the valid split, minimize, mosi convention; parameters, minimize"
     assert record.ranked[0].value == min(t.value for t in record.trials if t.value is not None)
 
 
