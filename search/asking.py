@@ -7,7 +7,7 @@ trial without its parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -45,7 +45,7 @@ class Draft:
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         return int(self._draw(name, IntDistribution(low, high, log=log, step=step)))
 
-    def suggest_categorical(self, name: str, choices: tuple[CategoricalChoiceType, ...]) -> CategoricalChoiceType:
+    def suggest_categorical(self, name: str, choices: Sequence[CategoricalChoiceType]) -> CategoricalChoiceType:
         drawn: CategoricalChoiceType = self._draw(name, CategoricalDistribution(choices))
         return drawn
 

@@ -11,7 +11,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from mmsa_core.cost import Cost
 from mmsa_core.errors import UserError
 from mmsa_core.model import complete
 from mmsa_core.noise import mix
+from search.asking import Draft
 from search.populations import Outcome, Reply, Result, Slot, Task, Wait, split_task, together
 from search.processes import is_running, this_process
 from search.run_folder import RunFolder
-from search.sampling import GenerationView, make_pruner, make_sampler
+from search.sampling import GenerationView, make_pruner, make_sampler, writes_nothing
 from search.space import Space
 from search.study import StudyConfig
 from search.trials import (
@@ -62,6 +63,15 @@ class _Running:
     task: Task
     generation: int
     losses: int = 0
+
+
+@dataclass
+class _Asking:
+    """Populations in the making: their generation, how often each configuration was tried, their names by structure."""
+
+    generation: int
+    seen: dict[str, int]
+    names: dict[tuple[tuple[str, Any], ...], str] = field(default_factory=dict)
 
 
 class Ledger:
@@ -248,49 +258,58 @@ class Ledger:
         left = self._trials_left()
         if left <= 0:
             return
-        number = len(self.study.get_trials(deepcopy=False))
-        seed = mix("sampler", self.config.seeds.base, number)
-        first, config = self._ask_trial(seed, {})
+        asking = _Asking(generation, self._fingerprints())
+        seed = mix("sampler", self.config.seeds.base, len(self._all()))
+        first = self._ask_trial(seed, {}, asking)
         structure = self.space.structural(first.params)
-        groups = {_key(structure): [(first, config)]}
-        room = max(1, together(config, self.size) // self.config.seeds.search)
-        others = 0 if is_outside(self._trial(first.number)) else min(room, left) - 1
-        for k in range(1, others + 1):
-            trial, config = self._ask_trial(mix(seed, k), structure)
-            groups.setdefault(_key(self.space.structural(trial.params)), []).append((trial, config))
-        for group in groups.values():
-            self._enqueue(group, generation)
+        room = max(1, together(self._configuration(first), self.size) // self.config.seeds.search)
+        others = 0 if is_outside(first) else min(room, left) - 1
+        asked = [first, *(self._ask_trial(mix(seed, k), structure, asking) for k in range(1, others + 1))]
+        for name in asking.names.values():
+            self._enqueue(name, [t for t in asked if t.user_attrs[POPULATION]["name"] == name])
 
-    def _ask_trial(self, seed: int, fixed: Mapping[str, Any]) -> tuple[Trial, dict[str, Any]]:
-        self.study.sampler = make_sampler(self.config, seed, fixed)
-        trial = self.study.ask()
-        return trial, self._drawn(trial)
+    def _ask_trial(self, seed: int, fixed: Mapping[str, Any], asking: _Asking) -> FrozenTrial:
+        """Ask for a trial, with its place in a population: one that waits, else one drawn anew, in one write."""
+        sampler = self.study.sampler = make_sampler(self.config, seed, fixed)
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if waiting or not writes_nothing(self.config):
+            return self._place(self.study.ask(), asking)
+        draft = Draft(self.study, sampler)
+        config = {**self.space.sample(draft), "epochs": self.config.rungs.epochs[-1]}
+        return draft.create({POPULATION: self._record(draft.params, config, len(self._all()), asking)})
 
-    def _drawn(self, trial: Trial) -> dict[str, Any]:
-        """Return the configuration of a trial that was asked for, whose parameters may still have to be drawn."""
+    def _place(self, trial: Trial, asking: _Asking) -> FrozenTrial:
+        """Draw the parameters of a trial that is there already, and give it its place in a population."""
         if not is_outside(self._trial(trial.number)):
             self.space.sample(trial)
-        return configuration(self._trial(trial.number), self.space, self.config.rungs.epochs[-1])
+        config = self._configuration(self._trial(trial.number))
+        trial.set_user_attr(POPULATION, self._record(trial.params, config, trial.number, asking))
+        return self._trial(trial.number)
 
-    def _enqueue(self, asked: Sequence[tuple[Trial, dict[str, Any]]], generation: int) -> None:
-        """Give the trials their seeds and their population, and queue it."""
-        name = self._new_name()
-        seen = self._fingerprints()
+    def _record(
+        self, params: Mapping[str, Any], config: Mapping[str, Any], number: int, asking: _Asking
+    ) -> dict[str, Any]:
+        """Return a trial's place: its population, named after the first of its trials, its seeds, and who trains it."""
+        mark, owner = _mark(config), this_process()
+        replicate, asking.seen[mark] = asking.seen[mark], asking.seen[mark] + 1
+        return {
+            "name": asking.names.setdefault(_key(self.space.structural(params)), f"p{number:04d}-{_token(owner)}"),
+            "generation": asking.generation,
+            "seeds": search_seeds(self.config, replicate),
+            "fingerprint": mark,
+            "owner": owner,
+        }
+
+    def _enqueue(self, name: str, trials: Sequence[FrozenTrial]) -> None:
+        """Queue the population of these trials."""
         slots = []
-        for trial, config in asked:
-            mark = _mark(config)
-            replicate, seen[mark] = seen[mark], seen[mark] + 1
-            seeds = search_seeds(self.config, replicate)
-            record = {
-                "name": name,
-                "generation": generation,
-                "seeds": seeds,
-                "fingerprint": mark,
-                "owner": this_process(),
-            }
-            trial.set_user_attr(POPULATION, record)
-            slots += [Slot(trial.number, seed, config) for seed in seeds]
-        self._queue.append(_Running(self._task(name, slots), generation))
+        for trial in trials:
+            config = self._configuration(trial)
+            slots += [Slot(trial.number, seed, config) for seed in trial.user_attrs[POPULATION]["seeds"]]
+        self._queue.append(_Running(self._task(name, slots), trials[0].user_attrs[POPULATION]["generation"]))
+
+    def _configuration(self, trial: FrozenTrial) -> dict[str, Any]:
+        return configuration(trial, self.space, self.config.rungs.epochs[-1])
 
     def _task(self, name: str, slots: Sequence[Slot]) -> Task:
         rungs = self.config.rungs.epochs
@@ -299,10 +318,6 @@ class Ledger:
         early = objective.cost if objective.cost != "seconds" else None  # known at the end alone
         cost = None if early is None else Cost(early, objective.latency_batch)
         return Task(name, tuple(slots), rungs[:-1], objective.metric, objective.decided, path, cost=cost)
-
-    def _new_name(self) -> str:
-        taken = {t.user_attrs[POPULATION]["name"] for t in self._all() if POPULATION in t.user_attrs}
-        return f"p{len(taken):04d}"
 
     def _generation(self) -> int:
         known = [t.user_attrs[POPULATION]["generation"] for t in self._all() if POPULATION in t.user_attrs]
@@ -338,19 +353,16 @@ class Ledger:
                 self._readopt(name, kept)
         generation = self._generation()
         for t in unlabelled:
+            asking = _Asking(generation, self._fingerprints())
             self.study.sampler = make_sampler(self.config, mix("sampler", self.config.seeds.base, t.number), {})
-            trial = Trial(self.study, t._trial_id)
-            self._enqueue([(trial, self._drawn(trial))], generation)
+            placed = self._place(Trial(self.study, t._trial_id), asking)
+            self._enqueue(placed.user_attrs[POPULATION]["name"], [placed])
 
     def _readopt(self, name: str, trials: Sequence[FrozenTrial]) -> None:
-        slots = []
         for t in trials:
-            record = {**t.user_attrs[POPULATION], "owner": this_process()}
             if t.state == TrialState.RUNNING:
-                Trial(self.study, t._trial_id).set_user_attr(POPULATION, record)
-            config = configuration(t, self.space, self.config.rungs.epochs[-1])
-            slots += [Slot(t.number, seed, config) for seed in record["seeds"]]
-        self._queue.append(_Running(self._task(name, slots), trials[0].user_attrs[POPULATION]["generation"]))
+                self._set(t.number, POPULATION, {**t.user_attrs[POPULATION], "owner": this_process()})
+        self._enqueue(name, trials)
 
     # ---- telling -------------------------------------------------------------------------------------------------
 
@@ -388,7 +400,8 @@ class Ledger:
         return self.study.get_trials(deepcopy=False)
 
     def _trial(self, number: int) -> FrozenTrial:
-        return self._all()[number]
+        storage = self.study._storage  # by its identifier: a list of all trials costs more the longer the study is
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number))
 
     def _set_cost(self, number: int, cost: float | None) -> None:
         """Keep a trial's cost, once: what it was pruned by is what it is told with."""
@@ -428,6 +441,11 @@ def _mark(config: Mapping[str, Any]) -> str:
 
 def _key(structure: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(structure.items()))
+
+
+def _token(owner: Mapping[str, Any]) -> str:
+    """Return 4 hex digits of a driver, which keep the names of its populations from another driver's."""
+    return fingerprint(dict(owner))[:4]
 
 
 def _by_trial(task: Task, values: Mapping[int, float]) -> dict[int, float]:

@@ -99,6 +99,11 @@ def make_sampler(config: StudyConfig, seed: int, fixed: Mapping[str, Any]) -> op
         return optuna.samplers.PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
 
 
+def writes_nothing(config: StudyConfig) -> bool:
+    """Tell whether the study's sampler keeps nothing in the storage: it can draw a trial before there is one."""
+    return config.sampler in ("tpe", "random")
+
+
 class PointsSampler(optuna.samplers.BaseSampler):
     """Asks another sampler, which sees the trials that are points of the space and no others.
 
