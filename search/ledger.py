@@ -27,7 +27,7 @@ from search.asking import Draft
 from search.populations import Outcome, Reply, Result, Slot, Task, Wait, split_task, together
 from search.processes import is_running, this_process
 from search.run_folder import RunFolder
-from search.sampling import GenerationView, make_pruner, make_sampler, writes_nothing
+from search.sampling import GenerationView, make_pruner, make_sampler, weak, writes_nothing
 from search.space import Space
 from search.study import StudyConfig
 from search.trials import (
@@ -143,10 +143,10 @@ class Ledger:
             if self.deterministic
             else self.study
         )
-        weak = {n for n in open_trials if self.pruner.prune(view, self._trial(n))}  # type: ignore[arg-type]
-        for number in sorted(weak):
+        ended = weak(self.pruner, view, [self._trial(n) for n in open_trials])  # type: ignore[arg-type]
+        for number in sorted(ended):
             self.study.tell(number, state=TrialState.PRUNED)
-        gone = weak | (set(means) - set(open_trials))
+        gone = ended | (set(means) - set(open_trials))
         drop = frozenset(k for k in values if entry.task.slots[k].trial in gone)
         return Reply(drop, self._draining)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import warnings
+from bisect import bisect_left
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
@@ -14,7 +17,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.pareto import ranks
 from search.study import StudyConfig
-from search.trials import BASELINE, COST, ORIGIN, POPULATION, Directed, is_outside, losses
+from search.trials import BASELINE, COST, ORIGIN, POPULATION, Directed, is_outside, losses, sign
+
+HISTORY = 250
+"""Ended trials that TPE sees: with so many it takes 25 for good ones, as with any larger number."""
 
 
 class RungPruner(optuna.pruners.BasePruner):
@@ -37,16 +43,36 @@ class RungPruner(optuna.pruners.BasePruner):
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Tell whether ``trial`` should end at its last reported epoch."""
-        rung = trial.last_step
-        if rung is None or rung not in self.epochs or trial.user_attrs.get(ORIGIN) == BASELINE:
-            return False
+        return trial.number in self.weak(study, [trial])
+
+    def weak(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> set[int]:
+        """Return the numbers of those of ``trials``, all at one rung, that should end there."""
+        rung = trials[0].last_step if trials else None
+        if rung is None or rung not in self.epochs:
+            return set()
         seen = [t for t in study.get_trials(deepcopy=False) if rung in t.intermediate_values]
         fronts = _fronts(study, seen, rung)
-        mine = next(front for t, front in zip(seen, fronts, strict=True) if t.number == trial.number)
-        better = [t for t, front in zip(seen, fronts, strict=True) if front < mine]
-        if rung != self.epochs[-1] and not any(_population(t) == _population(trial) for t in better):
-            return False
-        return len(better) >= math.ceil(self.keep * max(len(seen), 1))
+        own = {t.number: front for t, front in zip(seen, fronts, strict=True)}
+        ordered = sorted(fronts)
+        least: dict[str | None, int] = {}
+        for t, front in zip(seen, fronts, strict=True):
+            least[_population(t)] = min(front, least.get(_population(t), front))
+        found = set()
+        for trial in trials:
+            mine = own[trial.number]
+            leads = rung != self.epochs[-1] and least[_population(trial)] == mine
+            if trial.user_attrs.get(ORIGIN) == BASELINE or leads:
+                continue
+            if bisect_left(ordered, mine) >= math.ceil(self.keep * len(seen)):
+                found.add(trial.number)
+        return found
+
+
+def weak(pruner: optuna.pruners.BasePruner, study: optuna.Study, trials: Sequence[FrozenTrial]) -> set[int]:
+    """Return the numbers of the trials of one population, all at one rung, that a pruner ends."""
+    if isinstance(pruner, RungPruner):
+        return pruner.weak(study, trials)
+    return {t.number for t in trials if pruner.prune(study, t)}
 
 
 def _fronts(study: Directed, trials: Sequence[FrozenTrial], rung: int) -> list[int]:
@@ -74,14 +100,15 @@ def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
 def make_sampler(config: StudyConfig, seed: int, fixed: Mapping[str, Any]) -> optuna.samplers.BaseSampler:
     """Return the study's sampler with the parameters in ``fixed`` held.
 
-    The first third of a study is drawn at random, so that structures are seen before they are judged. TPE runs with
+    The first third of a study, but not more than ``HISTORY`` trials, is drawn at random, so that structures are seen
+    before they are judged. TPE runs with
     ``multivariate=False, constant_liar=True``: with many trials asked before any is told, Optuna's default did worse
     than random search.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler: optuna.samplers.BaseSampler
-        name, startup = config.sampler, max(10, config.budget.trials // 3)
+        name, startup = config.sampler, min(max(10, config.budget.trials // 3), HISTORY)
         if name == "tpe":
             sampler = optuna.samplers.TPESampler(
                 seed=seed, n_startup_trials=startup, multivariate=False, constant_liar=True
@@ -94,8 +121,8 @@ def make_sampler(config: StudyConfig, seed: int, fixed: Mapping[str, Any]) -> op
             sampler = optuna.samplers.NSGAIISampler(seed=seed)
         else:
             sampler = optuna.samplers.RandomSampler(seed=seed)
-        if config.baseline is not None or config.objective.cost is not None:
-            sampler = PointsSampler(sampler)
+        if name == "tpe" or config.baseline is not None or config.objective.cost is not None:
+            sampler = PointsSampler(sampler, HISTORY if name == "tpe" else None)
         return optuna.samplers.PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
 
 
@@ -105,47 +132,60 @@ def writes_nothing(config: StudyConfig) -> bool:
 
 
 class PointsSampler(optuna.samplers.BaseSampler):
-    """Asks another sampler, which sees the trials that are points of the space and no others.
+    """Asks another sampler, which sees the trials that are points of the space, and of many only the telling ones.
 
     Optuna's relative samplers (GP, CMA-ES, NSGA-II) model the parameters that every complete trial has. A baseline from
     outside the space has none, so that they would fall back to random draws for the whole study. TPE orders pruned
-    trials by their last rung's metric and asks for the study's one direction then: it is told the metric's.
+    trials by their last rung's metric and asks for the study's one direction then: it is told the metric's. It also
+    sorts all trials for every parameter that it draws, although it takes the 25 best for good ones and needs of the
+    others their density: with ``most`` it sees the best, and an even choice of the rest.
+
+    One instance draws one trial.
     """
 
-    def __init__(self, sampler: optuna.samplers.BaseSampler) -> None:
+    def __init__(self, sampler: optuna.samplers.BaseSampler, most: int | None) -> None:
         self._sampler = sampler
+        self._most = most
+        self._view: optuna.Study | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(_points(study), trial)
+        return self._sampler.infer_relative_search_space(self._seen(study), trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._sampler.sample_relative(_points(study), trial, search_space)
+        return self._sampler.sample_relative(self._seen(study), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self._sampler.sample_independent(_points(study), trial, param_name, param_distribution)
+        return self._sampler.sample_independent(self._seen(study), trial, param_name, param_distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._sampler.before_trial(_points(study), trial)
+        self._sampler.before_trial(self._seen(study), trial)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        self._sampler.after_trial(_points(study), trial, state, values)
+        self._sampler.after_trial(cast(optuna.Study, _Points(study, self._most)), trial, state, values)
 
     def reseed_rng(self) -> None:
         self._sampler.reseed_rng()
+
+    def _seen(self, study: optuna.Study) -> optuna.Study:
+        if self._view is None:
+            self._view = cast(optuna.Study, _Points(study, self._most))
+        return self._view
 
 
 class _Points:
     """A study without the trials from outside the space: what a sampler reads of it, and where it keeps its notes."""
 
-    def __init__(self, study: optuna.Study) -> None:
+    def __init__(self, study: optuna.Study, most: int | None) -> None:
         self._study = study
         self.direction = study.directions[0]
+        points = [t for t in study.get_trials(deepcopy=False) if not is_outside(t)]
+        self._trials = points if most is None else telling(points, sign(study), most)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -156,11 +196,21 @@ class _Points:
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        return [t for t in self._study._get_trials(deepcopy, states, use_cache) if not is_outside(t)]
+        return [t for t in self._trials if states is None or t.state in states]
 
 
-def _points(study: optuna.Study) -> optuna.Study:
-    return cast(optuna.Study, _Points(study))
+def telling(trials: Sequence[FrozenTrial], sign: float, most: int) -> list[FrozenTrial]:
+    """Return at most ``most`` of the trials that have ended, in their order: the best by the metric, a quarter, and an
+    even choice of the others; and all that have not ended."""
+    ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    if len(ended) <= most:
+        return list(trials)
+    complete = [t for t in ended if t.state == TrialState.COMPLETE]
+    best = {t.number for t in heapq.nsmallest(most // 4, complete, key=lambda t: sign * t.values[0])}
+    others = [t.number for t in ended if t.number not in best]
+    picked = {others[int(i)] for i in np.linspace(0, len(others) - 1, most - len(best))}
+    kept = best | picked
+    return [t for t in trials if t.number in kept or t.state in (TrialState.RUNNING, TrialState.WAITING)]
 
 
 def _population(trial: FrozenTrial) -> str | None:

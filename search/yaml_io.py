@@ -23,7 +23,7 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper):  # type: ignore[misc]  # as installed
     """PyYAML's safe dumper; a value that occurs twice is written twice."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -94,9 +94,9 @@ def read_yaml(path: str | Path) -> dict[Any, Any]:
     return data
 
 
-def write_yaml(path: str | Path, data: Mapping[str, Any]) -> None:
+def write_yaml(path: str | Path, data: Mapping[str, Any], sync: bool = True) -> None:
     """Write ``data`` in its own key order; a reader sees the old file or the new one, never a part."""
-    with replacing(Path(path)) as part, part.open("w", encoding="utf-8") as file:
+    with replacing(Path(path), sync) as part, part.open("w", encoding="utf-8") as file:
         yaml.dump(data, file, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 

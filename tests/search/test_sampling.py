@@ -188,7 +188,7 @@ def test_every_sampler_follows_its_seed(name: str) -> None:
 def test_every_named_sampler_is_its_own() -> None:
     kinds = {name: type(make_sampler(study(sampler=name), 0, {})).__name__ for name in SAMPLERS}
     assert kinds == {
-        "tpe": "TPESampler", "random": "RandomSampler", "gp": "GPSampler", "cmaes": "CmaEsSampler",
+        "tpe": "PointsSampler", "random": "RandomSampler", "gp": "GPSampler", "cmaes": "CmaEsSampler",
         "nsga2": "NSGAIISampler",
     }  # fmt: skip
 
