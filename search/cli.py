@@ -276,6 +276,19 @@ def doctor(
 
 
 @app.command()
+def interactions(
+    path: DataFile,
+    modalities: Annotated[str | None, typer.Option(help="Two or three with commas; all by default.")] = None,
+    nonfinite: Annotated[str, typer.Option(help="refuse or zero.")] = "refuse",
+    as_json: Json = False,
+) -> None:
+    """Measure what modalities say of the label alike, alone and only together, and which modules that speaks for."""
+    from search import interactions as found
+
+    found.interactions(path, modalities, nonfinite, as_json)
+
+
+@app.command()
 def dashboard(
     run: Run, port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8080
 ) -> None:

@@ -25,7 +25,7 @@ from mmsa_core.errors import UserError
 from mmsa_core.loader import SplitTensors
 from mmsa_core.model import complete
 from mmsa_core.population import stackable
-from search import confirm, explain, export, holistic, warm_start
+from search import confirm, explain, export, holistic, interactions, warm_start
 from search.bench import population_size
 from search.configs import modules
 from search.explain.marginals import Trials
@@ -34,7 +34,7 @@ from search.explain.stage import explained
 from search.explain.switches import Switch, removals, switches
 from search.judgement import judge
 from search.ledger import Ledger
-from search.members import Candidate
+from search.members import Candidate, load
 from search.progress import TextProgress
 from search.race import Race, Rounds, at_once
 from search.report.build import write_report
@@ -298,7 +298,15 @@ def explain_stage(opened: Opened, engine: Engine, size: int, record: Mapping[str
         lambda some: train_candidates(opened, engine, size, some, confirm.effect_seeds(config), "explain"),
     )
     explain.write_explanation(folder, explanation)
+    _write_information(opened, _candidate(opened, winner), record["seeds"])
     return explanation
+
+
+def _write_information(opened: Opened, winner: Candidate, seeds: Sequence[int]) -> None:
+    """Write what the data say of the label and what the winner makes of it."""
+    folder = opened.folder.path / "confirm"
+    prediction = load(folder, winner, seeds, states=False).predictions.mean(0)
+    interactions.write(folder, opened.train, opened.valid, prediction)
 
 
 def _switches(opened: Opened, winner: optuna.trial.FrozenTrial) -> list[Switch]:

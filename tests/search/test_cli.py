@@ -53,7 +53,7 @@ width: 4
 epochs: 2
 """
 TOP = {"run", "status", "stop", "space", "modules", "confirm", "explain", "report", "export", "train", "evaluate"}
-TOP |= {"predict", "verify", "bench", "dashboard", "compare"}
+TOP |= {"predict", "verify", "bench", "dashboard", "compare", "doctor", "interactions"}
 
 
 @pytest.fixture(autouse=True)
