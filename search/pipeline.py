@@ -25,7 +25,7 @@ from mmsa_core.errors import UserError
 from mmsa_core.loader import SplitTensors
 from mmsa_core.model import complete
 from mmsa_core.population import stackable
-from search import confirm, explain, export, holistic, interactions, warm_start
+from search import confirm, explain, export, holistic, interactions, priors, warm_start
 from search.bench import population_size
 from search.configs import modules
 from search.explain.marginals import Trials
@@ -124,6 +124,8 @@ def open_new(config: StudyConfig, source: Path, out: Path, dry: bool = False) ->
     opened = _open(config, folder)
     check_space(opened)
     warm_start.first_trials(opened.config, opened.space)  # refused here, if at all
+    if opened.config.priors == "interactions":
+        priors.check(opened.train)
     if dry:
         return opened
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -254,8 +256,12 @@ def search(opened: Opened, engine: Engine, deterministic: bool) -> str:
 
 
 def first_trials(opened: Opened) -> list[FirstTrial]:
-    """Return what a new study tries right after the baseline: the leaders of other runs."""
-    return warm_start.first_trials(opened.config, opened.space)
+    """Return what a new study tries right after the baseline: the leaders of other runs, then what the interactions of
+    the training split advise."""
+    config, found = opened.config, warm_start.first_trials(opened.config, opened.space)
+    if config.priors == "interactions":
+        found += priors.first_trials(opened.space, priors.advice(opened.train), config.budget.trials)
+    return found
 
 
 def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:

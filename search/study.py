@@ -188,8 +188,8 @@ class WarmStartConfig(_Part):
 
 class StudyConfig(_Part):
     """A study: what is locked beside its results. ``baseline`` is trial 0 in place of the space's defaults, the leaders
-    of the runs in ``warm_start`` come next, and ``winner`` is the rule by which one confirmed candidate is taken: best
-    end of the interval, best mean, or cheapest of the best."""
+    of the runs in ``warm_start`` and what ``priors`` advise come next, and ``winner`` is the rule by which one
+    confirmed candidate is taken: best end of the interval, best mean, or cheapest of the best."""
 
     study: str
     data: DataConfig = DataConfig()
@@ -201,6 +201,7 @@ class StudyConfig(_Part):
     space: str | dict[str, Any]
     baseline: str | dict[str, Any] | None = None
     warm_start: Annotated[tuple[WarmStartConfig, ...], Field(strict=False)] = ()
+    priors: Literal["none", "interactions"] = "none"
     sampler: Literal["tpe", "random", "gp", "cmaes", "nsga2"] = "tpe"
     pruner: Literal["rungs", "median", "hyperband", "successive_halving", "none"] = "rungs"
     winner: Literal["bound", "mean", "cheapest"] = "bound"

@@ -212,7 +212,7 @@ def test_the_files_of_a_run(whole: Path) -> None:
     names = ["study.yaml", "resolved.yaml", "lock.json", "study.log", "report/index.html"]
     names += [f"trials/0000/{name}" for name in ("config.yaml", "curve.csv", "valid_predictions.npz")]
     names += [f"best/{name}" for name in ("config.yaml", "model.safetensors", "metrics.json", "provenance.json")]
-    names += ["best/README.md", "confirm/information.json"]
+    names += ["best/README.md"]
     for name in names:
         assert (whole / name).is_file(), name
         assert (whole / name).stat().st_size > 0, name

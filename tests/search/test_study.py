@@ -51,6 +51,7 @@ def test_defaults(tmp_path: Path) -> None:
         "population": "auto",
         "baseline": None,
         "warm_start": [],
+        "priors": "none",
         "sampler": "tpe",
         "pruner": "rungs",
         "storage": "journal",
