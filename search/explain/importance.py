@@ -13,6 +13,9 @@ from optuna.trial import FrozenTrial
 from search.explain.surrogate import MINIMUM_TRIALS
 from search.trials import by_metric
 
+SHARED = 10
+"""Complete trials that an arm needs for the shares of its settings: they are told apart among these alone."""
+
 
 def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
     """Return PED-ANOVA and fANOVA importances, as shares; either alone was seen to miss switches that matter.
@@ -20,7 +23,7 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
     PED-ANOVA is told of all parameters at once. fANOVA knows only those that all its trials have: a parameter that only
     some trials have (a setting of an arm) gets its share among these trials, so that its shares and those of
     :func:`conditions`' other arms do not add up to 1. A method that cannot work on these trials is left out, and so is
-    a parameter with fewer than ``MINIMUM_TRIALS`` trials.
+    a parameter that only some trials have, fewer than ``SHARED``.
 
     Source: Watanabe et al., IJCAI 2023, arXiv:2304.10255, and Optuna's extension to conditional parameters; Hutter et
     al., ICML 2014.
@@ -32,7 +35,7 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
     ped = _shares(complete, points.direction, optuna.importance.PedAnovaImportanceEvaluator())
     fanova: dict[str, float] = {}
     for names, trials in _groups(complete):
-        if len(trials) >= MINIMUM_TRIALS:
+        if len(trials) == len(complete) or len(trials) >= SHARED:
             own = _shares(trials, points.direction, optuna.importance.FanovaImportanceEvaluator(seed=0))
             fanova |= {name: own[name] for name in names if name in own}
     ordered = dict(sorted(fanova.items(), key=lambda item: -item[1]))

@@ -12,7 +12,7 @@ from search.explain.measure import Measure, limits, named, size
 from search.explain.surrogate import Surrogate
 from search.explain.switches import Switch, completed
 from search.members import Candidate
-from search.report.wording import interval, label
+from search.report.wording import interval, label, number
 from search.statistics import Estimate, resolve, smallest_visible
 
 VERIFIED = 3
@@ -94,7 +94,8 @@ def _row(
     switches = (pair.first, pair.second)
     names = " and ".join(named(s.place, s.chosen) for s in switches)
     if contrast is None or record is None:
-        sentence = f"{names}: not trained; the surrogate predicts an interaction of {pair.predicted:+.3f}"
+        predicted = number(pair.predicted, signed=True)
+        sentence = f"{names}: not trained; the surrogate predicts an interaction of {predicted}"
     elif not record["resolved"]:
         sentence = (
             f"{names}: an interaction is not resolved: {label(measure.metric)} with both differs from the sum of their "
