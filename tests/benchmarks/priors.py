@@ -40,7 +40,7 @@ AT = (16, 32, 48)
 """Trials after which the best so far is looked at."""
 FRESH = range(1000, 1004)
 """The seeds that it is trained again with."""
-ROWS, POPULATION = 320, 4
+ROWS, POPULATION, ALL = 320, 4, "all together"
 ARMS = SCRATCH, LEADERS, ADVISED = "none", "leaders of another planting", "advised modules"
 
 
@@ -132,8 +132,8 @@ def report(rows: Sequence[tuple[Problem, str, list[float]]]) -> Iterator[str]:
     """Yield a table: the mean of every arm, and what it is below the search from scratch, paired by planting."""
     yield f"| problem | first trials | {' | '.join(f'after {n}' for n in AT)} |"
     yield f"| --- | --- | {' | '.join('---:' for _ in AT)} |"
-    for problem in PROBLEMS:
-        arms = {arm: np.array([v for p, a, v in rows if (p, a) == (problem, arm)]) for arm in ARMS}
+    for problem in (*PROBLEMS, ALL):
+        arms = {arm: np.array([v for p, a, v in rows if problem in (p, ALL) and a == arm]) for arm in ARMS}
         scratch = arms[SCRATCH]
         for arm, own in arms.items():
             means = [f"{v:.3f}" for v in own.mean(0)]
