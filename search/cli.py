@@ -385,6 +385,8 @@ def _known(error: Exception) -> None:
         _exit(f"{error.filename}: cannot be read or written: {error.strerror}", EXIT_MISTAKE)
     if name == "InterruptedStudyError":
         _exit("stopped and saved; run the same command again to go on", EXIT_INTERRUPTED)
+    if name == "HandedOverError":
+        _exit(str(error), 0)
     if name == "NothingFinishedError":
         _exit(str(error), EXIT_NOTHING)
     raise error

@@ -92,6 +92,10 @@ class ConfirmPlan:
     def pending(self) -> bool:
         return not self._draining and bool(self.queue or self.running)
 
+    def ready(self) -> bool:
+        """Tell that nobody else must be done first."""
+        return True
+
     def drain(self) -> None:
         self._draining = True
 

@@ -7,7 +7,6 @@ where there is one.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,8 +23,9 @@ from mmsa_core.errors import UserError
 from mmsa_core.model import complete
 from mmsa_core.noise import mix
 from search.asking import Draft
+from search.drivers import Drivers
 from search.populations import Outcome, Reply, Result, Slot, Task, Wait, split_task, together
-from search.processes import is_running, this_process
+from search.processes import same_process
 from search.run_folder import RunFolder
 from search.sampling import GenerationView, make_pruner, make_sampler, weak, writes_nothing
 from search.space import Space
@@ -94,6 +94,7 @@ class Ledger:
         self.deterministic = deterministic
         folder.end_stale_desk()
         self.study = open_study(config, folder)
+        self.drivers = Drivers(self.study, folder.path)
         self.pruner = make_pruner(config)
         self.message = ""
         self._draining = False
@@ -101,10 +102,11 @@ class Ledger:
         self._queue: list[_Running] = []
         self._started = time.monotonic()
         self._seconds_before = float(self.study.user_attrs.get(SECONDS, 0.0))
-        if not self.study.get_trials(deepcopy=False):
-            self._enqueue_baseline()
-            self._enqueue_first(first)
-        self._adopt()
+        if self.drivers.leads:
+            if not self._all():
+                self._enqueue_baseline()
+                self._enqueue_first(first)
+            self._adopt()
 
     # ---- the source of tasks -------------------------------------------------------------------------------------
 
@@ -112,7 +114,10 @@ class Ledger:
         """Return a population to train: one that was left behind, else newly asked trials of one structure."""
         if self._draining:
             return None
-        if not self._queue and not self._spent():
+        self.drivers.beat()
+        if not self._queue and self.drivers.leads:
+            self._adopt()
+        if not self._queue and self._may_ask():
             if not self.deterministic:
                 self._ask(self._generation())
             elif not self._running:
@@ -133,7 +138,7 @@ class Ledger:
         if epoch not in self.config.rungs.epochs[:-1]:
             return Reply(stop=self._draining)
         means = _by_trial(entry.task, values)
-        open_trials = {n: t for n in means if not (t := self._trial(n)).state.is_finished()}
+        open_trials = {n: t for n in means if self._is_open(t := self._trial(n))}
         for number, frozen in open_trials.items():
             self._set_cost(number, cost)
             if epoch not in frozen.intermediate_values:  # Trial.report refuses studies of two objectives
@@ -161,7 +166,7 @@ class Ledger:
         epochs = sum(len(o.curve) for o in result.outcomes)
         for number, members in slots.items():
             outcomes = [outcome for _, outcome in members]
-            ended = self._trial(number).state.is_finished()
+            ended = not self._is_open(self._trial(number))
             if ended or not result.stopped:
                 self.folder.write_trial(number, members)
             if not ended and not result.stopped:
@@ -191,7 +196,7 @@ class Ledger:
             self._queue += [_Running(replace(h, name=f"{task}{tag}"), entry.generation, 1) for tag, h in halves]
             return
         for number in {s.trial for s in entry.task.slots}:
-            if not self._trial(number).state.is_finished():
+            if self._is_open(self._trial(number)):
                 self._fail(number, f"its worker died twice: {reason}")
         self._break_circuit()
 
@@ -206,17 +211,26 @@ class Ledger:
 
     def status(self) -> dict[str, Any]:
         """Return the study's progress, without its trials."""
+        self.drivers.beat()
         found = summary(self.study, self.config, running=True, trials=False)
         found["used"]["seconds"] = self._seconds()
-        return {**found, "message": self.message}
+        return {**found, "message": self.message, "leader": self.drivers.leader}
 
     def pending(self) -> bool:
-        """Tell whether there is something to hand out."""
-        return not self._draining and (bool(self._queue) or bool(self._running) or not self._spent())
+        """Tell whether there is, or may yet be, something to hand out: what another driver has may come to this one."""
+        return not self._draining and (bool(self._queue) or not self._spent() or bool(self._in_progress()))
+
+    def ready(self) -> bool:
+        """Tell whether there is something to hand out now, or only when another driver is done or dead."""
+        self.drivers.beat()
+        if not self._queue and self.drivers.leads:
+            self._adopt()
+        return bool(self._queue) or self._may_ask()
 
     def close(self) -> None:
-        """Record the time used."""
+        """Record the time used, and leave the study to other drivers."""
         self._save_seconds()
+        self.drivers.leave()
 
     # ---- asking --------------------------------------------------------------------------------------------------
 
@@ -290,14 +304,16 @@ class Ledger:
         self, params: Mapping[str, Any], config: Mapping[str, Any], number: int, asking: _Asking
     ) -> dict[str, Any]:
         """Return a trial's place: its population, named after the first of its trials, its seeds, and who trains it."""
-        mark, owner = _mark(config), this_process()
+        mark = _mark(config)
         replicate, asking.seen[mark] = asking.seen[mark], asking.seen[mark] + 1
         return {
-            "name": asking.names.setdefault(_key(self.space.structural(params)), f"p{number:04d}-{_token(owner)}"),
+            "name": asking.names.setdefault(
+                _key(self.space.structural(params)), f"p{number:04d}-{self.drivers.token[:4]}"
+            ),
             "generation": asking.generation,
             "seeds": search_seeds(self.config, replicate),
             "fingerprint": mark,
-            "owner": owner,
+            "owner": self.drivers.own,
         }
 
     def _enqueue(self, name: str, trials: Sequence[FrozenTrial]) -> None:
@@ -334,20 +350,23 @@ class Ledger:
     # ---- taking up what a dead driver left -----------------------------------------------------------------------
 
     def _adopt(self) -> None:
-        """Queue the RUNNING trials of processes that are gone: by population, with its finished trials where a
-        checkpoint still holds their place; trials without a population were asked for but not labelled yet."""
+        """Queue the RUNNING trials of drivers that are gone: by population, with its finished trials where a checkpoint
+        still holds their place; trials without a population were asked for but not labelled yet."""
+        held = {s.trial for entry in (*self._running.values(), *self._queue) for s in entry.task.slots}
+        alive = [d for d in self.drivers.alive() if not self.drivers.is_own(d)]
+        lost = {t.number for t in self._in_progress() if t.number not in held and not _has_owner(t, alive)}
+        if not lost:
+            return
         populations: dict[str, list[FrozenTrial]] = defaultdict(list)
         unlabelled = []
         for t in self._all():
             record = t.user_attrs.get(POPULATION)
             if record is not None:
                 populations[record["name"]].append(t)
-            elif t.state == TrialState.RUNNING:
+            elif t.number in lost:
                 unlabelled.append(t)
         for name, trials in populations.items():
-            orphans = [
-                t for t in trials if t.state == TrialState.RUNNING and not _alive(t.user_attrs[POPULATION]["owner"])
-            ]
+            orphans = [t for t in trials if t.number in lost]
             if orphans:
                 kept = trials if self.folder.checkpoint(name).exists() else orphans
                 self._readopt(name, kept)
@@ -361,7 +380,7 @@ class Ledger:
     def _readopt(self, name: str, trials: Sequence[FrozenTrial]) -> None:
         for t in trials:
             if t.state == TrialState.RUNNING:
-                self._set(t.number, POPULATION, {**t.user_attrs[POPULATION], "owner": this_process()})
+                self._set(t.number, POPULATION, {**t.user_attrs[POPULATION], "owner": self.drivers.own})
         self._enqueue(name, trials)
 
     # ---- telling -------------------------------------------------------------------------------------------------
@@ -411,6 +430,23 @@ class Ledger:
     def _set(self, number: int, key: str, value: object) -> None:
         Trial(self.study, self._trial(number)._trial_id).set_user_attr(key, value)
 
+    def _in_progress(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def _is_open(self, trial: FrozenTrial) -> bool:
+        """Tell whether a trial's outcome is still to be told, and by this driver."""
+        record = trial.user_attrs.get(POPULATION)
+        return not trial.state.is_finished() and record is not None and self.drivers.is_own(record["owner"])
+
+    def _may_ask(self) -> bool:
+        """Tell whether a population may be asked for: with several drivers that may do so at once, only the leading
+        one asks for the last trials, and for the first."""
+        if self._spent():
+            return False
+        populations = GENERATION if self.deterministic else 1
+        drivers = len(self.drivers.alive())
+        return self.drivers.leads or (bool(self._all()) and self._trials_left() >= drivers * populations * self.size)
+
     def _trials_left(self) -> int:
         return self.config.budget.trials - sum(t.state != TrialState.WAITING for t in self._all())
 
@@ -443,9 +479,10 @@ def _key(structure: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(structure.items()))
 
 
-def _token(owner: Mapping[str, Any]) -> str:
-    """Return 4 hex digits of a driver, which keep the names of its populations from another driver's."""
-    return fingerprint(dict(owner))[:4]
+def _has_owner(trial: FrozenTrial, drivers: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether one of these drivers has a running trial; one without a place is between two of its writes."""
+    record = trial.user_attrs.get(POPULATION)
+    return bool(drivers) if record is None else any(same_process(record["owner"], d) for d in drivers)
 
 
 def _by_trial(task: Task, values: Mapping[int, float]) -> dict[int, float]:
@@ -454,10 +491,3 @@ def _by_trial(task: Task, values: Mapping[int, float]) -> dict[int, float]:
     for k, slot in enumerate(task.slots):
         slots[slot.trial].append(k)
     return {n: float(np.mean([values[k] for k in ks])) for n, ks in slots.items() if all(k in values for k in ks)}
-
-
-def _alive(owner: Mapping[str, Any]) -> bool:
-    """Tell whether another ledger's process still runs; one on another host is taken to."""
-    if owner["host"] != this_process()["host"]:
-        return True
-    return owner["pid"] != os.getpid() and is_running(owner)

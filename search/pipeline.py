@@ -61,6 +61,10 @@ class NothingFinishedError(Exception):
     """No trial of the study is complete."""
 
 
+class HandedOverError(Exception):
+    """The search is over, and another driver that shares the study does the rest."""
+
+
 class InterruptedStudyError(Exception):
     """The study was stopped before its end; running it again goes on."""
 
@@ -248,6 +252,12 @@ def search(opened: Opened, engine: Engine, deterministic: bool) -> str:
         make = partial(Ledger, config, opened.space, opened.folder, size, deterministic, first)
         status = engine.run(make, (opened.train, opened.valid))
         message = str(status["message"])
+        leader = status["leader"]
+        if leader is not None and not engine.interrupted:
+            raise HandedOverError(
+                f"the search is over; process {leader['pid']} on {leader['host']}, which leads, confirms, explains and "
+                f"exports in its run folder {leader['folder']}"
+            )
     if best_trial(study) is None and not engine.interrupted:
         reasons = [t["reason"] for t in summary(study, config, running=False)["trials"] if t["reason"]]
         raise NothingFinishedError(f"no trial finished{'; the first reason: ' + reasons[0] if reasons else ''}")

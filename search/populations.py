@@ -106,6 +106,9 @@ class Source(Protocol):
     def pending(self) -> bool:
         """Tell whether there is, or may yet be, something to hand out."""
 
+    def ready(self) -> bool:
+        """Tell whether there is something to hand out now, or others must be done first."""
+
     def close(self) -> None:
         """Record that nobody works on the source any more."""
 

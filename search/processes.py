@@ -14,6 +14,11 @@ def this_process() -> dict[str, Any]:
     return {"host": os.uname().nodename, "pid": os.getpid(), "start": psutil.Process().create_time()}
 
 
+def same_process(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two records of :func:`this_process` are of one process."""
+    return all(one[key] == other[key] for key in ("host", "pid", "start"))
+
+
 def is_running(process: Mapping[str, Any]) -> bool:
     """Tell whether a process of this host, recorded by :func:`this_process`, still runs."""
     return _find(process) is not None

@@ -109,6 +109,9 @@ class Engine:
         try:
             barren = 0
             while not self.interrupted and barren < BARREN_RESTARTS and ray.get(desk.open.remote()):
+                if not ray.get(desk.ready.remote()):
+                    self._asked.wait(1.0)
+                    continue
                 before = ray.get(desk.finished.remote())
                 _tune(desk, splits, self.placement)
                 ray.get(desk.abandon.remote())
@@ -223,6 +226,10 @@ class _Desk:
     def open(self) -> bool:
         """Tell whether the source still has something to hand out."""
         return self.source.pending()
+
+    def ready(self) -> bool:
+        """Tell whether it has something now, or waits for another driver."""
+        return self.source.ready()
 
     def finished(self) -> int:
         return self.done

@@ -231,9 +231,8 @@ def dashboard(run: Path, port: int) -> None:
     program = shutil.which("optuna-dashboard") or str(Path(sys.executable).parent / "optuna-dashboard")
     if not Path(program).exists():
         raise UserError("dashboard: optuna-dashboard is not installed; pip install 'mmsa-search[dashboard]'")
-    storage = {"journal": str(run / LOG_NAME), "sqlite": f"sqlite:///{run / 'study.db'}"}.get(
-        config.storage, config.storage
-    )
+    named = {"journal": str(run / LOG_NAME), "sqlite": f"sqlite:///{run / 'study.db'}"}
+    storage = named.get(config.storage, config.storage.removeprefix("journal://"))
     os.execv(program, [program, storage, "--host", "127.0.0.1", "--port", str(port)])
 
 

@@ -16,7 +16,8 @@ LOG_NAME = "study.log"
 
 
 def open_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
-    """Open ``journal`` or ``sqlite`` in ``folder``, ``grpc://host:port``, or an SQLAlchemy URL.
+    """Open ``journal`` or ``sqlite`` in ``folder``, a shared journal (``journal:///path``), ``grpc://host:port``, or an
+    SQLAlchemy URL.
 
     Raises:
         UserError: the storage cannot be opened.
@@ -24,6 +25,8 @@ def open_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
     try:
         if spec == "journal":
             return optuna.storages.JournalStorage(JournalFileBackend(str(folder / LOG_NAME)))
+        if spec.startswith("journal://"):
+            return optuna.storages.JournalStorage(JournalFileBackend(spec.removeprefix("journal://")))
         if spec == "sqlite":
             return _sqlite(f"sqlite:///{folder / 'study.db'}")
         if spec.startswith("grpc://"):

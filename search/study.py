@@ -31,7 +31,7 @@ from search.yaml_io import read_yaml
 T = TypeVar("T")
 ONE_OBJECTIVE = {"cmaes", "median", "hyperband", "successive_halving"}
 """Samplers and pruners that cannot weigh a metric against a cost."""
-SCHEMES = ("sqlite", "postgresql", "mysql", "mariadb", "grpc")
+SCHEMES = ("journal", "sqlite", "postgresql", "mysql", "mariadb", "grpc")
 
 
 def _auto_or_number(kind: type[int] | type[float], least: float) -> BeforeValidator:
