@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 KINDS = ("encoders", "alignment", "fusion", "labels", "weighting", "strategies")
 OPTUNA = {
-    "ledger", "storage", "sampling", "confirm", "explain", "export", "pipeline", "report", "trials", "asking", "doctor",
+    "ledger", "storage", "sampling", "asking", "drivers", "trials",
+    "confirm", "explain", "export", "pipeline", "report", "doctor",
 }  # fmt: skip
 # A file or folder of mmsa_core and its floor; those that DESIGN.md does not name stand where their use puts them.
 FLOORS = {
