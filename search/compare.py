@@ -20,6 +20,7 @@ from rich.table import Table
 
 from mmsa_core.data.dataset import open_source
 from mmsa_core.data.source import LABELS
+from mmsa_core.data.split import videos
 from mmsa_core.errors import UserError
 from mmsa_core.metrics import objective_rows
 from search.configs import modules
@@ -28,7 +29,7 @@ from search.members import Candidate, Confirmed, load
 from search.report.wording import interval, label, number, read
 from search.run_folder import RunFolder
 from search.space import Space
-from search.statistics import Estimate, compare, resolve, videos, welch
+from search.statistics import Estimate, compare, resolve, welch
 from search.study import StudyConfig
 from search.trials import configuration, open_study, summary
 from search.yaml_io import read_yaml

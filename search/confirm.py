@@ -16,7 +16,7 @@ import torch
 
 from mmsa_core.atomic import replacing, write_text
 from mmsa_core.config import MemberConfig
-from mmsa_core.data.split import Split
+from mmsa_core.data.split import Split, videos
 from mmsa_core.metrics import evaluate
 from mmsa_core.noise import mix
 from mmsa_core.predict import predict
@@ -25,7 +25,7 @@ from search.judgement import between, estimates
 from search.members import Candidate, load
 from search.populations import Reply, Result, Slot, Task, Wait, together
 from search.race import Rounds
-from search.statistics import resolve, videos
+from search.statistics import resolve
 from search.study import StudyConfig
 
 OPENINGS = "test_openings"

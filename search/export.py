@@ -20,7 +20,7 @@ from mmsa_core.atomic import replacing, write_text
 from mmsa_core.config import MemberConfig
 from mmsa_core.data.dataset import Dataset, open_dataset
 from mmsa_core.data.scaler import Scaler
-from mmsa_core.data.split import Split
+from mmsa_core.data.split import Split, videos
 from mmsa_core.errors import UserError
 from mmsa_core.loader import SplitTensors, widths
 from mmsa_core.metrics import objective_rows
@@ -33,7 +33,7 @@ from search.inference import open_like_training
 from search.judgement import estimates
 from search.members import Candidate, load
 from search.run_folder import RunFolder, environment
-from search.statistics import PredictionInterval, videos
+from search.statistics import PredictionInterval
 from search.trials import open_study
 from search.yaml_io import read_yaml, write_yaml
 

@@ -58,7 +58,7 @@ def interactions(path: Path, modalities: str | None, nonfinite: str, as_json: bo
 def rows(splits: Sequence[Split]) -> tuple[Sources, NDArray[np.float32]]:
     """Return what predictions are made from, and the labels, of several scaled splits together."""
     from mmsa_core.analysis.sources import Sources
-    from search.statistics import videos
+    from mmsa_core.data.split import videos
 
     labels = np.concatenate([split.labels for split in splits])
     return Sources.of(splits, videos([i for split in splits for i in split.ids])), labels

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa_core.data.split import Split
+from mmsa_core.data.split import Split, videos
 from mmsa_core.metrics import METRICS, Convention
 from search.elo import ratings
 from search.members import Confirmed, load
 from search.race import Race
-from search.statistics import Estimate, combined, compare, resolve, videos
+from search.statistics import Estimate, combined, compare, resolve
 from search.study import StudyConfig
 
 DIGITS = 3

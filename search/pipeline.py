@@ -19,7 +19,7 @@ from mmsa_core.data.dataset import Dataset, open_dataset
 from mmsa_core.data.describe import describe
 from mmsa_core.data.scaler import Scaler
 from mmsa_core.data.source import SPLITS
-from mmsa_core.data.split import Split
+from mmsa_core.data.split import Split, videos
 from mmsa_core.data.text import TextModel
 from mmsa_core.errors import UserError
 from mmsa_core.loader import SplitTensors
@@ -41,7 +41,6 @@ from search.report.build import write_report
 from search.run_folder import RunFolder
 from search.runner import Engine, Placement
 from search.space import Space
-from search.statistics import videos
 from search.study import StudyConfig
 from search.trials import (
     FirstTrial,
@@ -291,8 +290,8 @@ def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
     else:
         test = opened.test()
         confirm.open_test(record, numbers, study, folder, opened.valid, test, "confirm")
-        confirm.write_record(folder, record)
         holistic.write(folder, holistic.build(record, numbers, folder, (opened.train, opened.valid, test)))
+        confirm.write_record(folder, record)
     return record
 
 

@@ -112,11 +112,11 @@ def train(
 
 def evaluate(model: Path, data: str | None, split: str, as_json: bool) -> None:
     """Print the metrics of a model's members on a split, and of the mean of their predictions."""
+    from mmsa_core.data.split import videos
     from mmsa_core.metrics import evaluate as measure
     from search import export, inference
     from search.judgement import estimates
     from search.run_folder import RunFolder
-    from search.statistics import videos
 
     _one_thread()
     found = export.read_model(model)

@@ -133,11 +133,6 @@ def paired_errors(a: NDArray[np.float64], b: NDArray[np.float64], clusters: NDAr
     return _over_seeds_and_groups(lambda rows: (a[:, rows] - b[:, rows]).mean(1), clusters)
 
 
-def videos(ids: Sequence[str]) -> NDArray[np.int64]:
-    """Return the number [row] of each row's video: what its id names before "$_$", else the row by itself."""
-    return np.unique([i.split("$_$")[0] for i in ids], return_inverse=True)[1].astype(np.int64)
-
-
 def holm(ps: Sequence[float]) -> list[float]:
     """Return p-values corrected for their number: a claim for each that is below 5 % makes any false claim at all in at
     most 5 of 100 studies.

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmsa_core.config import NONE
-from mmsa_core.data.split import Split
+from mmsa_core.data.split import Split, videos
 from mmsa_core.errors import UserError
 from mmsa_core.metrics import DIRECTIONS
 from search.confirm import effect_seeds
 from search.members import Candidate, load
 from search.report.wording import interval, label, number
-from search.statistics import CONFIDENCE, Estimate, combined, smallest_visible, videos
+from search.statistics import CONFIDENCE, Estimate, combined, smallest_visible
 from search.study import StudyConfig
 
 

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from mmsa_core.config import MemberConfig
-from mmsa_core.data.split import Split
+from mmsa_core.data.split import Split, videos
 from mmsa_core.data.synthetic import Problem, planted, write_planted
 from mmsa_core.loader import SplitTensors
 from mmsa_core.model import complete
@@ -38,7 +38,7 @@ from search.members import Candidate, has_members, load
 from search.pipeline import Opened
 from search.populations import Source, Task
 from search.runner import Engine
-from search.statistics import Estimate, compare, estimate, resolve, videos
+from search.statistics import Estimate, compare, estimate, resolve
 from search.study import StudyConfig
 from search.trials import open_study
 from search.worker import Worker

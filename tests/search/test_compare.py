@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mmsa_core.data.npz import NpzSource
+from mmsa_core.data.split import videos
 from mmsa_core.data.synthetic import write_planted
 from mmsa_core.errors import UserError
 from mmsa_core.metrics import evaluate
@@ -22,7 +23,7 @@ from search.configs import modules
 from search.populations import Source
 from search.run_folder import RunFolder
 from search.runner import Engine
-from search.statistics import compare, holm, videos, welch
+from search.statistics import compare, holm, welch
 from search.study import StudyConfig
 from search.trials import open_study
 from search.worker import Worker

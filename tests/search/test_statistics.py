@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mmsa_core.data.split import videos
 from mmsa_core.metrics import objective_rows
 from search.statistics import (
     combined,
@@ -18,7 +19,6 @@ from search.statistics import (
     paired_errors,
     resolve,
     smallest_visible,
-    videos,
     welch,
 )
 from tests.search.estimates import over_seeds
