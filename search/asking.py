@@ -1,75 +1,173 @@
-"""Asking for a trial in one write: its parameters are drawn first, and the trial is created with all of them.
-
-``study.ask()`` creates an empty trial and writes, and syncs, each parameter as it is drawn: with thirty parameters the
-storage cost more than everything else that a study does for a trial, and a driver that was killed in between left a
-trial without its parameters.
-"""
+"""Asking a study for trials: the baseline and the first ones, then populations of one structure."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalChoiceType,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from mmsa_core.config import MemberConfig, fingerprint
+from mmsa_core.errors import UserError
+from mmsa_core.model import complete
+from mmsa_core.noise import mix
+from search.draft import Draft
+from search.drivers import Drivers
+from search.populations import together
+from search.sampling import make_sampler, writes_nothing
+from search.space import Space
+from search.study import StudyConfig
+from search.trials import BASELINE, CONFIG, DROPPED, NOTE, ORIGIN, POPULATION, FirstTrial, configuration, is_outside
 
 
-class Draft:
-    """A trial that is not created yet: it draws parameters from a sampler that writes nothing to the storage itself."""
+@dataclass
+class _Asking:
+    """Populations in the making: their generation, how often each configuration was tried, their names by structure."""
 
-    def __init__(self, study: optuna.Study, sampler: BaseSampler) -> None:
-        self._study = study
-        self._sampler = sampler
-        self._trial = create_trial(state=TrialState.RUNNING)
-        self._trial.number = len(study.get_trials(deepcopy=False))
-        space = sampler.infer_relative_search_space(study, self._trial)
-        sampler.before_trial(study, self._trial)
-        self._relative = sampler.sample_relative(study, self._trial, space)
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """The parameters drawn so far."""
-        return dict(self._trial.params)
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        return float(self._draw(name, FloatDistribution(low, high, log=log)))
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        return int(self._draw(name, IntDistribution(low, high, log=log, step=step)))
-
-    def suggest_categorical(self, name: str, choices: Sequence[CategoricalChoiceType]) -> CategoricalChoiceType:
-        drawn: CategoricalChoiceType = self._draw(name, CategoricalDistribution(choices))
-        return drawn
-
-    def create(self, attributes: Mapping[str, Any]) -> FrozenTrial:
-        """Create the trial, running, with its parameters and ``attributes``; its number is known from here on."""
-        own = self._trial
-        template = create_trial(
-            state=TrialState.RUNNING, params=own.params, distributions=own.distributions, user_attrs=dict(attributes)
-        )
-        storage = self._study._storage
-        return storage.get_trial(storage.create_new_trial(self._study._study_id, template))
-
-    def _draw(self, name: str, distribution: BaseDistribution) -> Any:
-        if distribution.single():
-            value = distribution.to_external_repr(distribution.to_internal_repr(_only(distribution)))
-        elif name in self._relative:
-            value = self._relative[name]
-        else:
-            value = self._sampler.sample_independent(self._study, self._trial, name, distribution)
-        self._trial.params[name] = value
-        self._trial.distributions[name] = distribution
-        return value
+    generation: int
+    seen: dict[str, int]
+    names: dict[tuple[tuple[str, Any], ...], str] = field(default_factory=dict)
 
 
-def _only(distribution: BaseDistribution) -> Any:
-    """Return the value of a distribution that has one."""
-    return distribution.choices[0] if isinstance(distribution, CategoricalDistribution) else distribution.low  # type: ignore[attr-defined]
+class Asker:
+    """Asks for the trials of a study: each gets a place in a population, its seeds and the driver that trains it."""
+
+    def __init__(self, study: optuna.Study, config: StudyConfig, space: Space, drivers: Drivers, size: int) -> None:
+        """``size`` is the number of members in a population."""
+        self.study = study
+        self.config = config
+        self.space = space
+        self.drivers = drivers
+        self.size = size
+
+    def begin(self, first: Sequence[FirstTrial]) -> None:
+        """Make the baseline wait as trial 0, and ``first`` behind it."""
+        named = self.config.named_baseline()
+        if named is None:
+            self.study.enqueue_trial(self.space.baseline()[1], user_attrs={ORIGIN: BASELINE})
+        else:  # it may be outside the space, so its configuration is kept with it
+            self.study.enqueue_trial({}, user_attrs={ORIGIN: BASELINE, CONFIG: named.to_dict()})
+        self._enqueue_first(first)
+
+    def population(self, generation: int, most: int) -> list[list[FrozenTrial]]:
+        """Ask for one population of at most ``most`` trials: the first one's structure is held for the others.
+
+        Trials that were enqueued with another structure form populations of their own. So does a configuration from
+        outside the space, as nothing in the space has its structure.
+        """
+        asking = _Asking(generation, self._fingerprints())
+        seed = mix("sampler", self.config.seeds.base, len(self._all()))
+        first = self._ask(seed, {}, asking)
+        structure = self.space.structural(first.params)
+        room = max(1, together(self.configuration(first), self.size) // self.config.seeds.search)
+        others = 0 if is_outside(first) else min(room, most) - 1
+        asked = [first, *(self._ask(mix(seed, k), structure, asking) for k in range(1, others + 1))]
+        return [[t for t in asked if t.user_attrs[POPULATION]["name"] == name] for name in asking.names.values()]
+
+    def label(self, number: int, generation: int) -> FrozenTrial:
+        """Give a trial that was asked for, and no more, its parameters and a population of its own."""
+        self.study.sampler = make_sampler(self.config, mix("sampler", self.config.seeds.base, number), {})
+        trial = Trial(self.study, by_number(self.study, number)._trial_id)
+        return self._place(trial, _Asking(generation, self._fingerprints()))
+
+    def configuration(self, trial: FrozenTrial) -> dict[str, Any]:
+        """Return the configuration that a trial stands for."""
+        return configuration(trial, self.space, self.config.rungs.epochs[-1])
+
+    def generation(self) -> int:
+        """Return the number of the next generation of populations."""
+        known = [t.user_attrs[POPULATION]["generation"] for t in self._all() if POPULATION in t.user_attrs]
+        return max(known, default=-1) + 1
+
+    def _enqueue_first(self, first: Sequence[FirstTrial]) -> None:
+        """Make the first trials wait behind the baseline; one that is no point of the space, or waits already, is
+        dropped with a note."""
+        named, epochs = self.config.named_baseline(), {"epochs": self.config.rungs.epochs[-1]}
+        seen = {_mark({**self.space.baseline()[0], **epochs} if named is None else named.to_dict())}
+        dropped = []
+        for trial in first:
+            try:
+                config = MemberConfig.from_dict({**self.space.config(trial.params), **epochs})
+                mark = complete(config).fingerprint()
+                reason = "the same configuration waits already" if mark in seen else None
+            except UserError as error:
+                reason = str(error)
+            if reason is not None:
+                dropped.append({"origin": trial.origin, "note": f"{trial.note}: {reason}"})
+                continue
+            seen.add(mark)
+            self.study.enqueue_trial(trial.params, user_attrs={ORIGIN: trial.origin, NOTE: trial.note})
+        if dropped:
+            self.study.set_user_attr(DROPPED, dropped)
+
+    def _ask(self, seed: int, fixed: Mapping[str, Any], asking: _Asking) -> FrozenTrial:
+        """Ask for a trial, with its place in a population: one that waits, else one drawn anew, in one write."""
+        sampler = self.study.sampler = make_sampler(self.config, seed, fixed)
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if waiting or not writes_nothing(self.config):
+            return self._place(self.study.ask(), asking)
+        draft = Draft(self.study, sampler)
+        config = {**self.space.sample(draft), "epochs": self.config.rungs.epochs[-1]}
+        return draft.create({POPULATION: self._record(draft.params, config, len(self._all()), asking)})
+
+    def _place(self, trial: Trial, asking: _Asking) -> FrozenTrial:
+        """Draw the parameters of a trial that is there already, and give it its place in a population."""
+        if not is_outside(by_number(self.study, trial.number)):
+            self.space.sample(trial)
+        config = self.configuration(by_number(self.study, trial.number))
+        trial.set_user_attr(POPULATION, self._record(trial.params, config, trial.number, asking))
+        return by_number(self.study, trial.number)
+
+    def _record(
+        self, params: Mapping[str, Any], config: Mapping[str, Any], number: int, asking: _Asking
+    ) -> dict[str, Any]:
+        """Return a trial's place: its population, named after the first of its trials, its seeds, and who trains it."""
+        mark = _mark(config)
+        replicate, asking.seen[mark] = asking.seen[mark], asking.seen[mark] + 1
+        return {
+            "name": asking.names.setdefault(
+                _key(self.space.structural(params)), f"p{number:04d}-{self.drivers.token[:4]}"
+            ),
+            "generation": asking.generation,
+            "seeds": search_seeds(self.config, replicate),
+            "fingerprint": mark,
+            "owner": self.drivers.own,
+        }
+
+    def _fingerprints(self) -> dict[str, int]:
+        """Count the trials of each configuration, so that a repeated one becomes another seed."""
+        seen: dict[str, int] = defaultdict(int)
+        for t in self._all():
+            if POPULATION in t.user_attrs:
+                seen[t.user_attrs[POPULATION]["fingerprint"]] += 1
+        return seen
+
+    def _all(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+
+def by_number(study: optuna.Study, number: int) -> FrozenTrial:
+    """Return a trial by its number, without a list of all, which costs more the longer the study is."""
+    storage = study._storage
+    return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
+
+
+def search_seeds(config: StudyConfig, replicate: int) -> list[int]:
+    """Return the seeds of a configuration's ``replicate``-th trial: common to all, never used to confirm."""
+    count = config.seeds.search
+    return [mix("search", config.seeds.base, i) for i in range(replicate * count, (replicate + 1) * count)]
+
+
+def _mark(config: Mapping[str, Any]) -> str:
+    """Return what equal configurations share, however they are written; one that is refused fails when it is built."""
+    try:
+        return complete(MemberConfig.from_dict(config)).fingerprint()
+    except UserError:
+        return fingerprint(dict(config))
+
+
+def _key(structure: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(structure.items()))

@@ -27,7 +27,8 @@ BEAT, LEASE = 10.0, 60.0
 class Drivers:
     """This driver among those of a study; its process is the one that this object is made in."""
 
-    def __init__(self, study: optuna.Study, folder: Path) -> None:
+    def __init__(self, study: optuna.Study, folder: Path, asks: int) -> None:
+        """``asks`` is the number of trials that it may ask for at a time."""
         self._study = study
         self.own = this_process()
         self.token = fingerprint(self.own)
@@ -35,7 +36,7 @@ class Drivers:
         self._due = 0.0
         self._heard: dict[str, tuple[int, float]] = {}
         last = max((float(d["since"]) for d in self._known().values()), default=0.0)
-        self._record = {**self.own, "folder": str(folder), "since": max(time.time(), last + 1e-3)}
+        self._record = {**self.own, "folder": str(folder), "asks": asks, "since": max(time.time(), last + 1e-3)}
         self.beat()
 
     def beat(self) -> None:

@@ -10,42 +10,31 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mmsa_core.config import MemberConfig, fingerprint
 from mmsa_core.cost import Cost
-from mmsa_core.errors import UserError
-from mmsa_core.model import complete
-from mmsa_core.noise import mix
-from search.asking import Draft
+from search.asking import Asker, by_number
 from search.drivers import Drivers
-from search.populations import Outcome, Reply, Result, Slot, Task, Wait, split_task, together
+from search.populations import Outcome, Reply, Result, Slot, Task, Wait, split_task
 from search.processes import same_process
 from search.run_folder import RunFolder
-from search.sampling import GenerationView, make_pruner, make_sampler, weak, writes_nothing
+from search.sampling import GenerationView, make_pruner, weak
 from search.space import Space
 from search.study import StudyConfig
 from search.trials import (
-    BASELINE,
-    CONFIG,
     COST,
-    DROPPED,
-    NOTE,
-    ORIGIN,
     POPULATION,
     REASON,
     RESULT,
     SECONDS,
     FirstTrial,
-    configuration,
     cost,
     finished,
-    is_outside,
     open_study,
     summary,
 )
@@ -63,15 +52,6 @@ class _Running:
     task: Task
     generation: int
     losses: int = 0
-
-
-@dataclass
-class _Asking:
-    """Populations in the making: their generation, how often each configuration was tried, their names by structure."""
-
-    generation: int
-    seen: dict[str, int]
-    names: dict[tuple[tuple[str, Any], ...], str] = field(default_factory=dict)
 
 
 class Ledger:
@@ -94,7 +74,9 @@ class Ledger:
         self.deterministic = deterministic
         folder.end_stale_desk()
         self.study = open_study(config, folder)
-        self.drivers = Drivers(self.study, folder.path)
+        populations = GENERATION if deterministic else 1
+        self.drivers = Drivers(self.study, folder.path, populations * size)
+        self.asker = Asker(self.study, config, space, self.drivers, size)
         self.pruner = make_pruner(config)
         self.message = ""
         self._draining = False
@@ -104,8 +86,7 @@ class Ledger:
         self._seconds_before = float(self.study.user_attrs.get(SECONDS, 0.0))
         if self.drivers.leads:
             if not self._all():
-                self._enqueue_baseline()
-                self._enqueue_first(first)
+                self.asker.begin(first)
             self._adopt()
 
     # ---- the source of tasks -------------------------------------------------------------------------------------
@@ -119,9 +100,9 @@ class Ledger:
             self._adopt()
         if not self._queue and self._may_ask():
             if not self.deterministic:
-                self._ask(self._generation())
+                self._ask(self.asker.generation())
             elif not self._running:
-                generation = self._generation()
+                generation = self.asker.generation()
                 for _ in range(GENERATION):
                     self._ask(generation)
         if not self._queue:
@@ -232,100 +213,23 @@ class Ledger:
         self._save_seconds()
         self.drivers.leave()
 
-    # ---- asking --------------------------------------------------------------------------------------------------
-
-    def _enqueue_baseline(self) -> None:
-        """Make trial 0 wait: a configuration that the study names is kept with it, for it may be outside the space."""
-        named = self.config.named_baseline()
-        if named is None:
-            self.study.enqueue_trial(self.space.baseline()[1], user_attrs={ORIGIN: BASELINE})
-        else:
-            self.study.enqueue_trial({}, user_attrs={ORIGIN: BASELINE, CONFIG: named.to_dict()})
-
-    def _enqueue_first(self, first: Sequence[FirstTrial]) -> None:
-        """Make the first trials wait behind the baseline; one that is no point of the space, or waits already, is
-        dropped with a note."""
-        named, epochs = self.config.named_baseline(), {"epochs": self.config.rungs.epochs[-1]}
-        seen = {_mark({**self.space.baseline()[0], **epochs} if named is None else named.to_dict())}
-        dropped = []
-        for trial in first:
-            try:
-                config = MemberConfig.from_dict({**self.space.config(trial.params), **epochs})
-                mark = complete(config).fingerprint()
-                reason = "the same configuration waits already" if mark in seen else None
-            except UserError as error:
-                reason = str(error)
-            if reason is not None:
-                dropped.append({"origin": trial.origin, "note": f"{trial.note}: {reason}"})
-                continue
-            seen.add(mark)
-            self.study.enqueue_trial(trial.params, user_attrs={ORIGIN: trial.origin, NOTE: trial.note})
-        if dropped:
-            self.study.set_user_attr(DROPPED, dropped)
+    # ---- populations as tasks ------------------------------------------------------------------------------------
 
     def _ask(self, generation: int) -> None:
-        """Ask for one population's trials and queue it: the first trial's structure is held for the others.
-
-        Trials that were enqueued with another structure form populations of their own. So does a configuration from
-        outside the space, as nothing in the space has its structure.
-        """
+        """Ask for the trials of one population and queue it."""
         left = self._trials_left()
-        if left <= 0:
-            return
-        asking = _Asking(generation, self._fingerprints())
-        seed = mix("sampler", self.config.seeds.base, len(self._all()))
-        first = self._ask_trial(seed, {}, asking)
-        structure = self.space.structural(first.params)
-        room = max(1, together(self._configuration(first), self.size) // self.config.seeds.search)
-        others = 0 if is_outside(first) else min(room, left) - 1
-        asked = [first, *(self._ask_trial(mix(seed, k), structure, asking) for k in range(1, others + 1))]
-        for name in asking.names.values():
-            self._enqueue(name, [t for t in asked if t.user_attrs[POPULATION]["name"] == name])
+        if left > 0:
+            for trials in self.asker.population(generation, left):
+                self._enqueue(trials)
 
-    def _ask_trial(self, seed: int, fixed: Mapping[str, Any], asking: _Asking) -> FrozenTrial:
-        """Ask for a trial, with its place in a population: one that waits, else one drawn anew, in one write."""
-        sampler = self.study.sampler = make_sampler(self.config, seed, fixed)
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if waiting or not writes_nothing(self.config):
-            return self._place(self.study.ask(), asking)
-        draft = Draft(self.study, sampler)
-        config = {**self.space.sample(draft), "epochs": self.config.rungs.epochs[-1]}
-        return draft.create({POPULATION: self._record(draft.params, config, len(self._all()), asking)})
-
-    def _place(self, trial: Trial, asking: _Asking) -> FrozenTrial:
-        """Draw the parameters of a trial that is there already, and give it its place in a population."""
-        if not is_outside(self._trial(trial.number)):
-            self.space.sample(trial)
-        config = self._configuration(self._trial(trial.number))
-        trial.set_user_attr(POPULATION, self._record(trial.params, config, trial.number, asking))
-        return self._trial(trial.number)
-
-    def _record(
-        self, params: Mapping[str, Any], config: Mapping[str, Any], number: int, asking: _Asking
-    ) -> dict[str, Any]:
-        """Return a trial's place: its population, named after the first of its trials, its seeds, and who trains it."""
-        mark = _mark(config)
-        replicate, asking.seen[mark] = asking.seen[mark], asking.seen[mark] + 1
-        return {
-            "name": asking.names.setdefault(
-                _key(self.space.structural(params)), f"p{number:04d}-{self.drivers.token[:4]}"
-            ),
-            "generation": asking.generation,
-            "seeds": search_seeds(self.config, replicate),
-            "fingerprint": mark,
-            "owner": self.drivers.own,
-        }
-
-    def _enqueue(self, name: str, trials: Sequence[FrozenTrial]) -> None:
+    def _enqueue(self, trials: Sequence[FrozenTrial]) -> None:
         """Queue the population of these trials."""
-        slots = []
+        slots: list[Slot] = []
         for trial in trials:
-            config = self._configuration(trial)
+            config = self.asker.configuration(trial)
             slots += [Slot(trial.number, seed, config) for seed in trial.user_attrs[POPULATION]["seeds"]]
-        self._queue.append(_Running(self._task(name, slots), trials[0].user_attrs[POPULATION]["generation"]))
-
-    def _configuration(self, trial: FrozenTrial) -> dict[str, Any]:
-        return configuration(trial, self.space, self.config.rungs.epochs[-1])
+        place = trials[0].user_attrs[POPULATION]
+        self._queue.append(_Running(self._task(place["name"], slots), place["generation"]))
 
     def _task(self, name: str, slots: Sequence[Slot]) -> Task:
         rungs = self.config.rungs.epochs
@@ -334,18 +238,6 @@ class Ledger:
         early = objective.cost if objective.cost != "seconds" else None  # known at the end alone
         cost = None if early is None else Cost(early, objective.latency_batch)
         return Task(name, tuple(slots), rungs[:-1], objective.metric, objective.decided, path, cost=cost)
-
-    def _generation(self) -> int:
-        known = [t.user_attrs[POPULATION]["generation"] for t in self._all() if POPULATION in t.user_attrs]
-        return max(known, default=-1) + 1
-
-    def _fingerprints(self) -> dict[str, int]:
-        """Count the trials of each configuration, so that a repeated one becomes another seed."""
-        seen: dict[str, int] = defaultdict(int)
-        for t in self._all():
-            if POPULATION in t.user_attrs:
-                seen[t.user_attrs[POPULATION]["fingerprint"]] += 1
-        return seen
 
     # ---- taking up what a dead driver left -----------------------------------------------------------------------
 
@@ -369,19 +261,16 @@ class Ledger:
             orphans = [t for t in trials if t.number in lost]
             if orphans:
                 kept = trials if self.folder.checkpoint(name).exists() else orphans
-                self._readopt(name, kept)
-        generation = self._generation()
+                self._readopt(kept)
+        generation = self.asker.generation()
         for t in unlabelled:
-            asking = _Asking(generation, self._fingerprints())
-            self.study.sampler = make_sampler(self.config, mix("sampler", self.config.seeds.base, t.number), {})
-            placed = self._place(Trial(self.study, t._trial_id), asking)
-            self._enqueue(placed.user_attrs[POPULATION]["name"], [placed])
+            self._enqueue([self.asker.label(t.number, generation)])
 
-    def _readopt(self, name: str, trials: Sequence[FrozenTrial]) -> None:
+    def _readopt(self, trials: Sequence[FrozenTrial]) -> None:
         for t in trials:
             if t.state == TrialState.RUNNING:
                 self._set(t.number, POPULATION, {**t.user_attrs[POPULATION], "owner": self.drivers.own})
-        self._enqueue(name, trials)
+        self._enqueue(trials)
 
     # ---- telling -------------------------------------------------------------------------------------------------
 
@@ -419,8 +308,7 @@ class Ledger:
         return self.study.get_trials(deepcopy=False)
 
     def _trial(self, number: int) -> FrozenTrial:
-        storage = self.study._storage  # by its identifier: a list of all trials costs more the longer the study is
-        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number))
+        return by_number(self.study, number)
 
     def _set_cost(self, number: int, cost: float | None) -> None:
         """Keep a trial's cost, once: what it was pruned by is what it is told with."""
@@ -443,9 +331,8 @@ class Ledger:
         one asks for the last trials, and for the first."""
         if self._spent():
             return False
-        populations = GENERATION if self.deterministic else 1
-        drivers = len(self.drivers.alive())
-        return self.drivers.leads or (bool(self._all()) and self._trials_left() >= drivers * populations * self.size)
+        at_once = sum(int(d["asks"]) for d in self.drivers.alive())
+        return self.drivers.leads or (bool(self._all()) and self._trials_left() >= at_once)
 
     def _trials_left(self) -> int:
         return self.config.budget.trials - sum(t.state != TrialState.WAITING for t in self._all())
@@ -459,24 +346,6 @@ class Ledger:
     def _spent(self) -> bool:
         minutes = self.config.budget.minutes
         return self._trials_left() <= 0 or (minutes is not None and self._seconds() >= 60 * minutes)
-
-
-def search_seeds(config: StudyConfig, replicate: int) -> list[int]:
-    """Return the seeds of a configuration's ``replicate``-th trial: common to all, never used to confirm."""
-    count = config.seeds.search
-    return [mix("search", config.seeds.base, i) for i in range(replicate * count, (replicate + 1) * count)]
-
-
-def _mark(config: Mapping[str, Any]) -> str:
-    """Return what equal configurations share, however they are written; one that is refused fails when it is built."""
-    try:
-        return complete(MemberConfig.from_dict(config)).fingerprint()
-    except UserError:
-        return fingerprint(dict(config))
-
-
-def _key(structure: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(structure.items()))
 
 
 def _has_owner(trial: FrozenTrial, drivers: Sequence[Mapping[str, Any]]) -> bool:

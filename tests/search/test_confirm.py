@@ -20,13 +20,13 @@ from mmsa_core.data.synthetic import write_planted
 from mmsa_core.errors import UserError
 from mmsa_core.metrics import evaluate
 from search import confirm, explain, export, pipeline
+from search.asking import search_seeds
 from search.confirm import ConfirmPlan, confirm_seeds, record_opening
 from search.explain.effects import effects
 from search.explain.importance import importances
 from search.explain.measure import Measure
 from search.explain.switches import switches
 from search.judgement import judge
-from search.ledger import search_seeds
 from search.members import Candidate, load
 from search.pipeline import Opened
 from search.populations import Outcome, Reply, Result, Source, Task, Wait

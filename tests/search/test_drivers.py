@@ -65,9 +65,9 @@ def memory() -> optuna.Study:
 def test_the_first_leads_and_the_next_one_after_it(tmp_path: Path, now: list[float], on: Callable[[str], None]) -> None:
     known = memory()
     on("a")
-    first = Drivers(known, tmp_path / "a")
+    first = Drivers(known, tmp_path / "a", 3)
     on("b")
-    second = Drivers(known, tmp_path / "b")
+    second = Drivers(known, tmp_path / "b", 3)
     assert first.leads and not second.leads and second.leader is not None
     assert second.leader["host"] == "a" and second.leader["folder"] == str(tmp_path / "a")
     assert [d["host"] for d in first.alive()] == ["a", "b"] == [d["host"] for d in second.alive()]
@@ -78,10 +78,10 @@ def test_the_first_leads_and_the_next_one_after_it(tmp_path: Path, now: list[flo
 def test_a_clock_that_is_behind_does_not_lead(tmp_path: Path, now: list[float], on: Callable[[str], None]) -> None:
     known = memory()
     on("a")
-    first = Drivers(known, tmp_path)
+    first = Drivers(known, tmp_path, 3)
     now[0] -= 500
     on("b")
-    assert not Drivers(known, tmp_path).leads and first.leads
+    assert not Drivers(known, tmp_path, 3).leads and first.leads
 
 
 def test_a_silent_driver_of_another_host_is_dead_after_the_lease(
@@ -89,9 +89,9 @@ def test_a_silent_driver_of_another_host_is_dead_after_the_lease(
 ) -> None:
     known = memory()
     on("a")
-    silent = Drivers(known, tmp_path)
+    silent = Drivers(known, tmp_path, 3)
     on("b")
-    other = Drivers(known, tmp_path)
+    other = Drivers(known, tmp_path, 3)
     for _ in range(3):
         now[0] += LEASE - 1
         silent.beat()
@@ -107,13 +107,13 @@ def test_a_silent_driver_of_another_host_is_dead_after_the_lease(
 def test_a_killed_driver_of_this_host_is_dead_at_once(tmp_path: Path) -> None:
     known = memory()
     gone = {"host": os.uname().nodename, "pid": 2**22 + 1, "start": 1.0}
-    known.set_user_attr("driver:1", {**gone, "folder": "there", "since": 1.0, "beat": 3})
-    assert Drivers(known, tmp_path).leads
+    known.set_user_attr("driver:1", {**gone, "folder": "there", "asks": 3, "since": 1.0, "beat": 3})
+    assert Drivers(known, tmp_path, 3).leads
 
 
 def test_beats_are_rare(tmp_path: Path, now: list[float]) -> None:
     known = memory()
-    own = Drivers(known, tmp_path)
+    own = Drivers(known, tmp_path, 3)
     for _ in range(100):
         own.beat()
     assert known.user_attrs[f"driver:{own.token}"]["beat"] == 1

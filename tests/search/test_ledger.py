@@ -17,7 +17,8 @@ from optuna.trial import TrialState
 
 from mmsa_core.errors import UserError
 from mmsa_core.noise import mix
-from search.ledger import Ledger, search_seeds
+from search.asking import search_seeds
+from search.ledger import Ledger
 from search.populations import Reply, Result, Slot, Task, Wait, split_task
 from search.run_folder import RunFolder
 from search.study import StudyConfig
@@ -564,7 +565,7 @@ def test_the_trials_of_a_driver_that_lives_are_left_alone(run: Path) -> None:
     source = tiny.ledger(study(), run)
     take(source)
     other = {"host": "another", "pid": 1, "start": 0.0}
-    source.study.set_user_attr("driver:1", {**other, "folder": "there", "since": 1e12, "beat": 1})
+    source.study.set_user_attr("driver:1", {**other, "folder": "there", "asks": 3, "since": 1e12, "beat": 1})
     for t in source.study.get_trials(deepcopy=False):
         record = {**t.user_attrs[POPULATION], "owner": other}
         optuna.trial.Trial(source.study, t._trial_id).set_user_attr(POPULATION, record)
