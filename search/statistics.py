@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,15 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def over_seeds(self) -> Estimate:
+        """The same mean with its interval over other seeds alone, on these very videos."""
+        if self.n < 2 or self.clusters == 0:
+            return self
+        error, df = self.std / math.sqrt(self.n), self.n - 1.0
+        half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, df)) * error
+        return replace(self, low=self.mean - half, high=self.mean + half, error=error, df=df, clusters=0)
 
     @property
     def excludes_zero(self) -> bool:

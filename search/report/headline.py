@@ -97,7 +97,9 @@ def _verdict(record: Mapping[str, Any], sign: float) -> str:
     visible = f"the smallest difference visible was {number(smallest_visible(difference))}"
     if difference.excludes_zero:
         return f"{text}: not resolved after correction for the number of candidates ({adjusted}; {visible})."
-    return f"{text}: not resolved, its 95 % interval includes 0 ({visible})."
+    here = difference.over_seeds
+    limit = f"; on these very videos it is {interval(here, signed=True)} over other seeds" if here.excludes_zero else ""
+    return f"{text}: not resolved, its 95 % interval includes 0 ({visible}{limit})."
 
 
 def _test(run: RunRecord, record: Mapping[str, Any]) -> str:

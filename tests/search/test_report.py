@@ -82,8 +82,8 @@ def test_the_page_is_self_contained_and_small(finished: Path) -> None:
 def test_the_page_has_every_section_and_plot(finished: Path) -> None:
     text = page_of(finished)
     assert sections(text) == {
-        "winner", "confirmed", "test", "effects", "path", "importance", "holistic", "cost", "search", "failures",
-        "again",
+        "winner", "confirmed", "test", "effects", "path", "importance", "information", "holistic", "cost", "search",
+        "failures", "again",
     }  # fmt: skip
     assert plots_of(text) == specs_of(text).keys() >= {"candidates", "differences", "history", "curves"}
     anchors = {link[1:] for link in Links(text).links if link.startswith("#")}
@@ -213,7 +213,8 @@ def test_no_trial_at_all(searched: Path, tmp_path: Path, opened: pipeline.Opened
 
 def test_one_trial(run: RunRecord) -> None:
     trial = replace(run.ranked[0], number=0)
-    record = replace(run, trials=(trial,), curves={0: Curve((1,), (0.9,))}, confirm=None, explain=None, holistic=None)
+    nothing = {"confirm": None, "explain": None, "holistic": None, "information": None}
+    record = replace(run, trials=(trial,), curves={0: Curve((1,), (0.9,))}, **nothing)
     text = page(record, headline(record), tables(record))
     assert "best of 1 complete trial over 1 search seed" in text and plots_of(text) == {"history", "curves"}
 
@@ -270,6 +271,7 @@ def confirm_record(valid: Estimate, test: Estimate, winner: int = 4) -> dict[str
 
 
 RESOLVED, UNRESOLVED = over_seeds(-0.05, 0.02, 10, -0.07, -0.03), over_seeds(-0.01, 0.05, 10, -0.04, 0.02)
+FEW_VIDEOS = Estimate(-0.05, 0.02, 10, -0.2, 0.1, 0.06, 5.0, 6)
 WORSE, SINGLE = over_seeds(0.05, 0.02, 10, 0.03, 0.07), over_seeds(-0.05, 0.0, 1, -0.05, -0.05)
 
 
@@ -279,6 +281,12 @@ WORSE, SINGLE = over_seeds(0.05, 0.02, 10, 0.03, 0.07), over_seeds(-0.05, 0.0, 1
         (RESOLVED, RESOLVED, True, "\N{MINUS SIGN}0.050 [\N{MINUS SIGN}0.070, \N{MINUS SIGN}0.030]: resolved"),
         (RESOLVED, UNRESOLVED, False, "resolved, its 95 % interval excludes 0."),
         (UNRESOLVED, UNRESOLVED, False, "not resolved, its 95 % interval includes 0"),
+        (
+            FEW_VIDEOS,
+            FEW_VIDEOS,
+            False,
+            "; on these very videos it is \N{MINUS SIGN}0.050 [\N{MINUS SIGN}0.064, \N{MINUS SIGN}0.036]",
+        ),
         (RESOLVED, WORSE, False, "resolved"),
         (SINGLE, SINGLE, False, "one seed resolves nothing"),
     ],

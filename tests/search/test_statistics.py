@@ -191,6 +191,13 @@ def test_many_videos_are_left_out_in_groups() -> None:
     assert found.error == pytest.approx(expected, rel=0.1)
 
 
+def test_seeds_alone_are_the_seeds_own_interval() -> None:
+    errors, clusters = drawn(np.random.default_rng(8), 6, 12, 4)
+    both, alone = paired_errors(errors, np.zeros_like(errors), clusters), estimate(errors.mean(1))
+    assert both.over_seeds.to_dict() == pytest.approx(alone.to_dict()) and alone.over_seeds is alone
+    assert both.high - both.low > alone.high - alone.low
+
+
 def test_videos_of_ids() -> None:
     assert videos(["b$_$1", "a$_$7", "b$_$2", "c"]).tolist() == [1, 0, 1, 2]
 
