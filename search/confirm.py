@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -29,6 +29,7 @@ from search.statistics import resolve
 from search.study import StudyConfig
 
 OPENINGS = "test_openings"
+Weights = Literal["needed", "kept", "dropped"]
 
 
 def confirm_seeds(config: StudyConfig) -> list[int]:
@@ -44,14 +45,19 @@ def effect_seeds(config: StudyConfig) -> list[int]:
 class ConfirmPlan:
     """Source of confirmation tasks: rounds of candidates and seeds, in populations of ``size``, filed as files.
 
-    What is filed already is not trained again. A round is asked for when the one before is filed.
+    What is filed already is not trained again. A round is asked for when the one before is filed. ``weights`` says
+    what becomes of the members' weights: they are needed (members that have lost theirs are trained again), kept of
+    those that are trained now, or not kept.
     """
 
-    def __init__(self, rounds: Rounds, folder: Path, size: int, study: StudyConfig, label: str) -> None:
+    def __init__(
+        self, rounds: Rounds, folder: Path, size: int, study: StudyConfig, label: str, weights: Weights = "kept"
+    ) -> None:
         self.folder = folder
         self.size = size
         self.objective = study.objective
         self.label = label
+        self.weights = weights
         self.total = 0
         self.queue: list[Task] = []
         self.running: dict[str, Task] = {}
@@ -113,14 +119,14 @@ class ConfirmPlan:
             if following is None:
                 return
             for candidate, seeds in {c.mark: (c, seeds) for c, seeds in following}.values():
-                filed = filing.attempted(self.folder, candidate)
+                filed = filing.attempted(self.folder, candidate, self.weights == "needed")
                 missing = [s for s in seeds if s not in filed]
                 for part in _even(missing, together(candidate.config, self.size)):
                     path = filing.place(self.folder, candidate, part)
                     if str(path) not in self.failed:
                         slots = tuple(Slot(k, seed, candidate.config) for k, seed in enumerate(part))
-                        own = self.objective
-                        self.queue.append(Task(str(path), slots, (), own.metric, own.decided, keep_states=True))
+                        own, keep = self.objective, self.weights != "dropped"
+                        self.queue.append(Task(str(path), slots, (), own.metric, own.decided, keep_states=keep))
             self.total += len(self.queue)
 
 

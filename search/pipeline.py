@@ -34,9 +34,9 @@ from search.explain.stage import explained
 from search.explain.switches import Switch, removals, switches
 from search.judgement import judge
 from search.ledger import Ledger
-from search.members import Candidate, load
+from search.members import Candidate, drop_weights, load
 from search.progress import TextProgress
-from search.race import Race, Rounds, at_once
+from search.race import Race, Rounds, at_once, lean
 from search.report.build import write_report
 from search.run_folder import RunFolder
 from search.runner import Engine, Placement
@@ -236,6 +236,10 @@ def _confirm_and_explain(opened: Opened, engine: Engine) -> dict[str, Any]:
     record = confirm_stage(opened, engine, size)
     explain_stage(opened, engine, size, record)
     export.write_model(opened, record)
+    if opened.config.keep_weights == "winner":
+        known = open_study(opened.config, opened.folder).get_trials(deepcopy=False)
+        finalists = [_candidate(opened, known[record[role]]) for role in ("winner", "baseline")]
+        drop_weights(opened.folder.path / "confirm", finalists)
     write_report(opened.folder.path, opened.config.storage)
     return record
 
@@ -281,8 +285,15 @@ def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
     numbers = {t.number: _candidate(opened, t) for t in [first, *leaders(study, config.seeds.leaders)]}
     seeds, objective = tuple(confirm.confirm_seeds(config)), config.objective
     race = Race(numbers, first.number, seeds, folder, objective.metric, objective.decided, opened.valid.labels)
-    _train(opened, engine, size, race.rounds, "confirm")
+    rounds = race.rounds if config.keep_weights == "all" else partial(lean, race.rounds, folder)
+    _train(opened, engine, size, rounds, "confirm", "kept")
     record = judge(config, race, opened.valid)
+    asked: set[int] = set()
+    while not (finalists := {record["winner"], record["baseline"]}) <= asked:
+        asked |= finalists
+        both = partial(at_once, [numbers[n] for n in sorted(finalists)], seeds)
+        if _train(opened, engine, size, both, "confirm", "needed"):
+            record = judge(config, race, opened.valid)  # what is trained again may differ in its last digits
     known = confirm.read_record(folder)
     same = known is not None and all(known[k] == record[k] for k in ("winner", "seeds", "baseline", "candidates"))
     if known is not None and same:
@@ -340,16 +351,20 @@ def train_candidates(
     seeds: Sequence[int],
     label: str,
 ) -> None:
-    """Train every candidate on ``seeds``; what is filed already is not trained again."""
-    _train(opened, engine, size, partial(at_once, candidates, seeds), label)
+    """Train every candidate on ``seeds``, for their predictions; what is filed already is not trained again."""
+    weights: confirm.Weights = "kept" if opened.config.keep_weights == "all" else "dropped"
+    _train(opened, engine, size, partial(at_once, candidates, seeds), label, weights)
 
 
-def _train(opened: Opened, engine: Engine, size: int, rounds: Rounds, label: str) -> None:
+def _train(opened: Opened, engine: Engine, size: int, rounds: Rounds, label: str, weights: confirm.Weights) -> bool:
+    """Train what a plan's rounds ask for; tell whether that was anything."""
     folder = opened.folder.path / "confirm"
-    make = partial(confirm.ConfirmPlan, rounds, folder, size, opened.config, label)
-    if make().pending():
+    make = partial(confirm.ConfirmPlan, rounds, folder, size, opened.config, label, weights)
+    pending = make().pending()
+    if pending:
         engine.run(make, (opened.train, opened.valid))
     _stop_if_interrupted(engine)
+    return pending
 
 
 def _open(config: StudyConfig, folder: RunFolder) -> Opened:

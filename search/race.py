@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmsa_core.metrics import DIRECTIONS, Convention, objective_rows
-from search.members import Candidate, has_members, load
+from search.members import Candidate, drop_weights, has_members, load
 from search.statistics import holm, paired
 
 FALSE_DROP = 0.05
@@ -27,6 +27,13 @@ Rounds = Callable[[], Iterator[Round]]
 def at_once(candidates: Sequence[Candidate], seeds: Sequence[int]) -> Iterator[Round]:
     """Train every candidate with every seed, in one round."""
     yield [(c, list(seeds)) for c in candidates]
+
+
+def lean(rounds: Rounds, folder: Path) -> Iterator[Round]:
+    """Return the rounds; before each, the weights of all that are not in it go."""
+    for following in rounds():
+        drop_weights(folder, [c for c, _ in following])
+        yield following
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from search.yaml_io import shown, write_yaml
 PACKAGES = ("torch", "optuna", "ray", "numpy", "pandas", "transformers", "mmsa-search")
 STORAGE_VARIABLE = "MMSA_STORAGE"
 """The environment variable with a storage URL whose password the run folder does not keep."""
-FREE = {"budget", "resources", "storage", "population", "max_failure_rate", "sampler", "winner"}
+FREE = {"budget", "resources", "storage", "population", "max_failure_rate", "sampler", "winner", "keep_weights"}
 """Parts of a study that may change when a run is taken up again; the others would make its trials incomparable."""
 
 

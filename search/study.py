@@ -189,7 +189,8 @@ class WarmStartConfig(_Part):
 class StudyConfig(_Part):
     """A study: what is locked beside its results. ``baseline`` is trial 0 in place of the space's defaults, the leaders
     of the runs in ``warm_start`` and what ``priors`` advise come next, and ``winner`` is the rule by which one
-    confirmed candidate is taken: best end of the interval, best mean, or cheapest of the best."""
+    confirmed candidate is taken: best end of the interval, best mean, or cheapest of the best. Of confirmed members
+    all predictions are kept, and by ``keep_weights`` the weights of the winner and the baseline, or of all."""
 
     study: str
     data: DataConfig = DataConfig()
@@ -208,6 +209,7 @@ class StudyConfig(_Part):
     storage: str = "journal"
     resources: ResourcesConfig = ResourcesConfig()
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
+    keep_weights: Literal["winner", "all"] = "winner"
 
     @field_validator("study")
     @classmethod

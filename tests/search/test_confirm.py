@@ -15,19 +15,20 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from safetensors import safe_open
 
 from mmsa_core.data.synthetic import write_planted
 from mmsa_core.errors import UserError
 from mmsa_core.metrics import evaluate
 from search import confirm, explain, export, pipeline
 from search.asking import search_seeds
-from search.confirm import ConfirmPlan, confirm_seeds, record_opening
+from search.confirm import ConfirmPlan, Weights, confirm_seeds, record_opening
 from search.explain.effects import effects
 from search.explain.importance import importances
 from search.explain.measure import Measure
 from search.explain.switches import switches
 from search.judgement import judge
-from search.members import Candidate, load
+from search.members import Candidate, drop_weights, load
 from search.pipeline import Opened
 from search.populations import Outcome, Reply, Result, Source, Task, Wait
 from search.race import Race, at_once
@@ -117,10 +118,10 @@ def test_seeds_are_fresh() -> None:
     assert not set(confirm_seeds(study(seeds={"base": 1, "confirm": 40}))) & set(fresh)
 
 
-def plan(folder: Path, count: int, size: int, *names: str) -> ConfirmPlan:
+def plan(folder: Path, count: int, size: int, *names: str, weights: Weights = "kept") -> ConfirmPlan:
     config = study(seeds={"confirm": count})
     made = [Candidate(n, {**config.search_space().baseline()[0], "width": 4 + int(n), "epochs": 4}) for n in names]
-    return ConfirmPlan(partial(at_once, made, confirm_seeds(config)), folder, size, config, "confirm")
+    return ConfirmPlan(partial(at_once, made, confirm_seeds(config)), folder, size, config, "confirm", weights)
 
 
 def worked(source: ConfirmPlan, most: int = 99, fail: int | None = None) -> list[Task]:
@@ -130,7 +131,7 @@ def worked(source: ConfirmPlan, most: int = 99, fail: int | None = None) -> list
         result = pretend(task, report)
         for slot, outcome in zip(task.slots, result.outcomes, strict=True):
             outcome.predictions = np.full(3, slot.seed % 1000, np.float32)
-            outcome.state = {"w": np.full((2,), slot.seed % 1000, np.float32)}
+            outcome.state = {"w": np.full((2,), slot.seed % 1000, np.float32)} if task.keep_states else None
             if slot.seed == fail:
                 outcome.failure, outcome.state, outcome.predictions = "diverged", None, None
         return result
@@ -218,6 +219,38 @@ def test_no_member_at_all_is_said(tmp_path: Path) -> None:
     worked(source, fail=seeds[0])
     with pytest.raises(UserError, match=f"no member of trial 4 finished; the first reason: seed {seeds[0]}: diverged"):
         load(tmp_path, made, seeds)
+
+
+# ---- weights on the disk ---------------------------------------------------------------------------------------------
+
+
+def test_weights_go_and_predictions_stay(tmp_path: Path) -> None:
+    seeds = confirm_seeds(study(seeds={"confirm": 4}))
+    source = plan(tmp_path, 4, 2, "1", "2")
+    kept, other = (Candidate(n, source.queue[k].slots[0].config) for k, n in ((0, "1"), (2, "2")))
+    worked(source, fail=seeds[3])
+    before = load(tmp_path, other, seeds)
+    drop_weights(tmp_path, [kept])
+    assert load(tmp_path, kept, seeds).states["w"].shape == (3, 2)
+    after = load(tmp_path, other, seeds, states=False)
+    assert not after.weights and before.weights
+    assert replace(after, weights=True, predictions=before.predictions) == replace(before, states={})
+    assert np.array_equal(after.predictions, before.predictions)
+    with pytest.raises(UserError, match="weights of 2 were dropped to save space; `mmsa-search confirm` trains its"):
+        load(tmp_path, other, seeds)
+    assert not plan(tmp_path, 4, 2, "1", "2").pending(), "a race needs no weights"
+
+
+def test_lost_weights_are_trained_again_where_they_are_needed(tmp_path: Path) -> None:
+    seeds = confirm_seeds(study(seeds={"confirm": 4}))
+    source = plan(tmp_path, 4, 2, "1", weights="dropped")
+    made = Candidate("1", source.queue[0].slots[0].config)
+    assert not any(t.keep_states for t in worked(source, fail=seeds[3]))
+    again = worked(plan(tmp_path, 4, 3, "1", weights="needed"))
+    assert [s.seed for t in again for s in t.slots] == seeds[:3], "the one that failed is not tried again"
+    assert all(t.keep_states for t in again) and not plan(tmp_path, 4, 2, "1", weights="needed").pending()
+    members = load(tmp_path, made, seeds)
+    assert members.seeds == seeds[:3] and members.states["w"][:, 0].tolist() == [s % 1000 for s in seeds[:3]]
 
 
 # ---- judging ---------------------------------------------------------------------------------------------------------
@@ -369,6 +402,40 @@ def test_more_seeds_open_the_test_split_again(run: Run, tmp_path: Path) -> None:
     assert record["test_openings"] == 2
     assert record["seeds"][:3] == run.record["seeds"] and len(record["seeds"]) == 4
     assert confirm.read_record(run.opened.folder.path / "confirm") == run.record
+    export.write_model(opened, record)
+
+
+def test_another_winner_whose_weights_are_gone_is_trained_again(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.opened.folder.path, tmp_path / "out")
+    opened = pipeline.open_run(tmp_path / "out", ["winner=cheapest"])
+    folder = opened.folder.path / "confirm"
+    finalists = {run.record["winner"], run.record["baseline"]}
+    other = next(c["trial"] for c in run.record["candidates"] if c["trial"] not in finalists)
+    drop_weights(folder, [candidate(opened, n) for n in finalists])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.judgement._Standings.winner", lambda *_: other)
+        engine = Inline()
+        record = pipeline.confirm_stage(opened, engine.engine, SIZE)
+    assert (record["winner"], engine.members) == (other, 3), "its three seeds, and nobody else's"
+    assert len(load(folder, candidate(opened, other), record["seeds"]).states) > 0
+    export.write_model(opened, record)
+
+
+def test_only_the_finalists_keep_their_weights(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.opened.folder.path, tmp_path / "out")
+    opened, engine = pipeline.open_run(tmp_path / "out"), Inline()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "write_report", lambda *_: None)
+        assert pipeline._confirm_and_explain(opened, engine.engine) == run.record
+    finalists = {candidate(opened, run.record[role]).mark for role in ("winner", "baseline")}
+    filed = list((opened.folder.path / "confirm").glob("*/*.safetensors"))
+    assert {p.parent.name for p in filed if _has_weights(p)} == finalists
+    assert len({p.parent.name for p in filed}) > len(finalists) and engine.members == 0
+
+
+def _has_weights(path: Path) -> bool:
+    with safe_open(path, "np") as file:
+        return any(n.startswith("state.") for n in file.keys())  # noqa: SIM118 (not a mapping)
 
 
 # ---- explaining ------------------------------------------------------------------------------------------------------

@@ -166,7 +166,8 @@ def test_other_data_is_refused(driver: Driver, path: Path) -> None:
 
 @pytest.mark.parametrize("change", [
     {"budget": {"trials": 99, "minutes": 5}}, {"population": 4}, {"resources": {"workers": 2}},
-    {"max_failure_rate": 0.9}, {"seeds": {"confirm": 9, "leaders": 1}}, {"data": {"path": "moved.npz"}},
+    {"max_failure_rate": 0.9}, {"keep_weights": "all"},
+    {"seeds": {"confirm": 9, "leaders": 1}}, {"data": {"path": "moved.npz"}},
 ])  # fmt: skip
 def test_what_may_change(driver: Driver, path: Path, change: dict[str, Any]) -> None:
     folder = driver.restart(study(**change))

@@ -57,6 +57,7 @@ def test_defaults(tmp_path: Path) -> None:
         "storage": "journal",
         "resources": {"cpus": 1.0, "gpus": "auto", "workers": "auto"},
         "max_failure_rate": 0.5,
+        "keep_weights": "winner",
         "winner": "bound",
     }
 
@@ -76,6 +77,7 @@ pruner: none
 storage: postgresql+psycopg2://me@host/db
 resources: {cpus: 0.5, gpus: 0.25, workers: 2}
 max_failure_rate: 1
+keep_weights: all
 """
     config = load(tmp_path, text)
     assert config.objective.direction == "maximize"
