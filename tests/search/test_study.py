@@ -214,7 +214,7 @@ REFUSED = [
     ("sampler: tpee", r"x\.yaml: sampler: must be one of .* got 'tpee'; did you mean 'tpe'\?"),
     ("sampler: 1", r"x\.yaml: sampler: must be one of .* got 1; known: tpe, random"),
     ("pruner: hyperbnd", r"x\.yaml: pruner: must be one of .*; did you mean 'hyperband'\?"),
-    ("storage: jurnal", r"x\.yaml: storage: must be journal, sqlite or a URL of sqlite://, .*got 'jurnal'"),
+    ("storage: jurnal", r"x\.yaml: storage: must be journal, sqlite or a URL of journal://, .*got 'jurnal'"),
     ("storage: http://x", r"x\.yaml: storage: must be journal, sqlite or a URL"),
     ("max_failure_rate: 2", r"x\.yaml: max_failure_rate: must be less than or equal to 1, got 2"),
     ("space: 3", r"x\.yaml: space: must be a shipped name, a path, or a mapping, got 3"),
