@@ -7,7 +7,18 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: the command line prints it as one sentence and exits with code 2."""
+    """A mistake in what the user gave: the command line prints it as one sentence and exits with code 2.
+
+    What a file put into the sentence cannot break its line or speak to the terminal: it is shown in printable
+    characters.
+
+    >>> str(UserError("a\\tb:\\x1b[31m"))
+    'a b:\\\\x1b[31m'
+    """
+
+    def __init__(self, sentence: str) -> None:
+        text = " ".join(sentence.split())
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Reads YAML strictly (no duplicate keys, no yes/no/on/off booleans) and writes it atomically."""
+"""Reads YAML strictly (no tags, no duplicate keys, no yes/no/on/off booleans, bounded) and writes it atomically."""
 
 from __future__ import annotations
 
@@ -14,13 +14,55 @@ from mmsa_core.atomic import replacing
 from mmsa_core.errors import UserError
 
 
+LARGEST = 100_000
+"""Values in a file, those of anchors counted where they are used: a study has some hundreds."""
+DEEPEST = 64
+"""How deep values may be nested; a space needs less than 10."""
+PREFIX = "tag:yaml.org,2002:"
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the constructors below; dates stay text."""
+    """PyYAML's safe loader for mappings, lists, text, numbers and booleans; dates stay text, and tags are refused.
+
+    Anchors are shared when they are read and copied later, so ten lines could become a thousand million values: they
+    are counted as copies.
+    """
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{PREFIX}timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.extents: dict[yaml.Node, tuple[int, int]] = {}
+        self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()
+        if getattr(event, "tag", None) is not None:
+            raise _refusal(f"the tag {event.tag!r} is not read; leave it out", event)
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise _refusal(f"nested deeper than {DEEPEST}", event)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if node is not None and node not in self.extents:
+            if isinstance(event, yaml.AliasEvent):
+                raise _refusal(f"*{event.anchor} stands inside its own anchor", event)
+            self.extents[node] = self._extent(node)
+        size, depth = self.extents[node] if node is not None else (0, 0)
+        if size > LARGEST or depth > DEEPEST:
+            raise _refusal(f"more than {LARGEST} values, or nested deeper than {DEEPEST}, with every anchor", event)
+        return node
+
+    def _extent(self, node: yaml.Node) -> tuple[int, int]:
+        """Return how many values a node is and how deep they are nested."""
+        if isinstance(node, yaml.ScalarNode):
+            return 1, 1
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        sizes, depths = zip(*(self.extents[part] for part in parts), strict=True) if parts else ((0,), (0,))
+        return 1 + sum(sizes), 1 + max(depths)
 
 
 class _Dumper(yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper):  # type: ignore[misc]  # as installed
@@ -30,15 +72,29 @@ class _Dumper(yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper):  
         return True
 
 
+def _refusal(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, at.start_mark)
+
+
 def _construct_bool(loader: _Loader, node: yaml.ScalarNode) -> bool:
     if node.value.lower() in ("true", "false"):
         return bool(node.value.lower() == "true")
-    raise yaml.constructor.ConstructorError(
-        None,
-        None,
-        f"bare {node.value} means true or false in YAML; quote it, or write none, true or false",
-        node.start_mark,
-    )
+    raise _refusal(f"bare {node.value} means true or false in YAML; quote it, or write none, true or false", node)
+
+
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    if ":" in node.value:
+        raise _refusal(f"bare {node.value} is a number to the base 60 in YAML; quote it", node)
+    number = loader.construct_yaml_int(node)
+    if abs(number) >= 2**63:
+        raise _refusal("a whole number must be below 2^63; write a smaller number", node)
+    return number
+
+
+def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    if ":" in node.value:
+        raise _refusal(f"bare {node.value} is a number to the base 60 in YAML; quote it", node)
+    return loader.construct_yaml_float(node)
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -46,23 +102,23 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is written twice; keep one", key.start_mark
-                )
+                raise _refusal(f"the key {key.value!r} is written twice; keep one", key)
             seen.add(key.value)
     loader.flatten_mapping(node)
     return loader.construct_mapping(node, deep=True)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:bool", _construct_bool)
-_Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
+_Loader.add_constructor(f"{PREFIX}bool", _construct_bool)
+_Loader.add_constructor(f"{PREFIX}int", _construct_int)
+_Loader.add_constructor(f"{PREFIX}float", _construct_float)
+_Loader.add_constructor(f"{PREFIX}map", _construct_mapping)
 
 
 def parse_yaml(text: str, source: str) -> Any:
     """Return the data of one YAML document.
 
     Raises:
-        UserError: broken YAML, a duplicate key, or a bare yes/no/on/off, with the line.
+        UserError: broken YAML, a tag, a duplicate key, a bare yes/no/on/off, or too much of it, with the line.
     """
     try:
         return yaml.load(text, _Loader)
@@ -84,7 +140,7 @@ def read_yaml(path: str | Path) -> dict[Any, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     data = parse_yaml(text, str(path))
     if data is None:

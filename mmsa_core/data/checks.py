@@ -61,23 +61,34 @@ def _check_keys(source: Source, split: str, modalities: Sequence[str]) -> None:
 
 
 def _check_shapes(source: Source, split: str, modalities: Sequence[str]) -> None:
-    samples = source.shape(f"{split}/{LABELS}")[:1]
+    labels = f"{split}/{LABELS}"
+    check_axes(source, labels, LABELS)
+    samples = source.shape(labels)
     if samples == (0,):
         raise UserError(f"{source.place}: {split} is empty; every split needs at least one sample")
     for key in used_keys(source, split, modalities):
         shape = source.shape(key)
-        name = key.split("/")[1]
-        rule = "[samples, time, dim] or [samples, dim]" if name in modalities else "[samples]"
-        fits = len(shape) in ((2, 3) if name in modalities else (1,))
-        if name == TEXT_BERT:
-            rule, fits = "[samples, 3, time]", len(shape) == 3 and shape[1] == 3
-        if not fits or 0 in shape[1:]:
-            raise UserError(f"{source.place}: {key} has shape {list(shape)}; it must be {rule} without an empty axis")
+        check_axes(source, key, key.split("/")[1])
         if shape[:1] != samples:
             raise UserError(
-                f"{source.place}: {key} has {shape[0]} rows but {split}/{LABELS} has {samples[0]}; "
+                f"{source.place}: {key} has {shape[0]} rows but {labels} has {samples[0]}; "
                 "every array of a split needs one row per sample"
             )
+
+
+def check_axes(source: Source, key: str, name: str) -> None:
+    """Check that an array has the axes of what its ``name`` says it is.
+
+    Raises:
+        UserError: it has not, or one of them is empty.
+    """
+    shape = source.shape(key)
+    rule = "[samples, time, dim] or [samples, dim]" if name in MODALITIES else "[samples]"
+    fits = len(shape) in ((2, 3) if name in MODALITIES else (1,))
+    if name == TEXT_BERT:
+        rule, fits = "[samples, 3, time]", len(shape) == 3 and shape[1] == 3
+    if not fits or 0 in shape[1:]:
+        raise UserError(f"{source.place}: {key} has shape {list(shape)}; it must be {rule} without an empty axis")
 
 
 def _check_widths(source: Source, modalities: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsa_core.data.checks import check_structure, choose_modalities, used_keys
+from mmsa_core.data.checks import check_axes, check_structure, choose_modalities, used_keys
 from mmsa_core.data.mmsa_pickle import MmsaPickleSource
 from mmsa_core.data.npz import NpzSource
 from mmsa_core.data.rows import left_align
@@ -115,8 +115,11 @@ class Dataset:
         found = [k for k in keys.values() if k in source.keys]
         if not {*found} - {keys["id"]}:
             raise UserError(f"{place}: holds nothing that the model reads; give raw_text, {', '.join(self.modalities)}")
+        lengths_of = [f"{keys[m]}_lengths" for m in self.modalities if f"{keys[m]}_lengths" in source.keys]
+        for key in (*found, *lengths_of):
+            check_axes(source, key, key.removeprefix(prefix))
         rows = source.shape(found[0])[0]
-        for key in found:
+        for key in (*found, *lengths_of):
             own = source.shape(key)[0]
             if own != rows:
                 raise UserError(f"{place}: {key} has {own} rows but {found[0]} has {rows}; give one row per sample")

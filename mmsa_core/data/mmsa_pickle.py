@@ -5,8 +5,6 @@ Source: thuiar/MMSA, src/MMSA/data_loader.py (v2.2.1); the layout is a dict of s
 
 from __future__ import annotations
 
-import codecs
-import pickle
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -15,22 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmsa_core.data.source import KEYS, SPLITS
+from mmsa_core.data.unpickle import Allowance, Array, RefusedError, Unpickler
 from mmsa_core.errors import UserError
 
-_BUILTINS = (dict, list, tuple, set, frozenset, bytes, bytearray, str, int, float, complex, bool)
-_PLACES = {
-    # Asked from numpy, so that a pickle of numpy 1 ("numpy.core") loads under numpy 2 ("numpy._core") and back.
-    "_reconstruct": ("multiarray", np.empty(0).__reduce__()[0]),
-    "scalar": ("multiarray", np.float32(0).__reduce__()[0]),
-    "_frombuffer": ("numeric", np.empty(0).__reduce_ex__(5)[0]),
-}
-ALLOWED: dict[tuple[str, str], Any] = {
-    **{(f"numpy.{core}.{file}", name): value for name, (file, value) in _PLACES.items() for core in ("core", "_core")},
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): codecs.encode,
-    **{(module, t.__name__): t for t in _BUILTINS for module in ("builtins", "__builtin__")},
-}
+AXES = 4
+"""How deep lists may be nested as an array: one more than any array of a split has axes."""
 
 
 class MmsaPickleSource:
@@ -44,7 +31,8 @@ class MmsaPickleSource:
         """
         self.place = path.name
         self._arrays: dict[str, NDArray[Any]] = {}
-        content = _load(path)
+        self._allowance = Allowance(path.stat().st_size)
+        content = _load(path, self._allowance)
         for split in SPLITS:
             part = content.get(split, {})
             if not isinstance(part, Mapping):
@@ -69,41 +57,55 @@ class MmsaPickleSource:
 
     def _array(self, key: str, value: Any) -> NDArray[Any]:
         try:
-            array = np.asarray(value)
-        except ValueError as error:
+            array = np.asarray(self._plain(value, AXES))
+            if array.dtype.kind == "O" and all(isinstance(v, str) for v in array.flat):
+                self._allowance.take(4 * array.size * max(map(len, array.flat), default=0))
+                return array.astype(np.str_)
+            return array
+        except RefusedError as error:
+            raise UserError(
+                f"{self.place}: {key} is or holds {error}; save it again as an array of numbers or text"
+            ) from error
+        except (ValueError, OverflowError) as error:
             raise UserError(
                 f"{self.place}: {key} is a list of unequal shapes; an array of a split needs one shape for all samples"
             ) from error
-        if array.dtype.kind == "O" and all(isinstance(v, str) for v in array.flat):
-            return array.astype(np.str_)
-        return array
+
+    def _plain(self, value: Any, depth: int) -> Any:
+        """Return arrays and lists of them without what stands for them while a pickle is read.
+
+        A list that is in itself, or in many places of another, would become endless as an array: what is made counts.
+
+        Raises:
+            RefusedError: that is more than the file may make, or no data.
+        """
+        if isinstance(value, Array):
+            self._allowance.take(value.made.nbytes)
+            return value.made
+        if isinstance(value, list | tuple):
+            if depth == 0:
+                raise RefusedError(f"lists that are nested deeper than {AXES}")
+            if value and all(isinstance(v, str) for v in value):
+                self._allowance.take(4 * len(value) * max(map(len, value)))
+            return [self._plain(v, depth - 1) for v in value]
+        if not isinstance(value, str | bytes | bytearray | int | float | complex | np.generic | None):
+            raise RefusedError(f"a {type(value).__name__}")
+        self._allowance.take(8)
+        return value
 
 
-class _Unpickler(pickle.Unpickler):
-    """Refuses every global outside :data:`ALLOWED` before it is imported; the base class refuses persistent ids."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
-            raise _RefusedError(f"{module}.{name}")
-        return ALLOWED[module, name]
-
-
-class _RefusedError(Exception):
-    """A pickle asked for a global that is not allowed."""
-
-
-def _load(path: Path) -> Mapping[str, Any]:
+def _load(path: Path, allowance: Allowance) -> Mapping[str, Any]:
     try:
         with path.open("rb") as file:
-            # latin1 is how numpy arrays written by Python 2 are read.
-            content = _Unpickler(file, encoding="latin1").load()
-    except _RefusedError as error:
+            content = Unpickler(path, file, allowance).load()
+    except RefusedError as error:
         raise UserError(
             f"{path.name}: the pickle asks for {error}, which is no array and was not run; only numpy arrays and plain "
             "containers are read, so save it again with np.asarray of every value"
         ) from error
     except Exception as error:  # a damaged pickle may raise anything, says the library reference
-        raise UserError(f"{path.name}: the pickle is truncated or damaged ({error}); copy it again") from error
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"{path.name}: the pickle is truncated or damaged ({reason}); copy it again") from error
     if not isinstance(content, Mapping):
         raise UserError(
             f"{path.name}: holds a {type(content).__name__}; MMSA's layout is a dict with train, valid and test"

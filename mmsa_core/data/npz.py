@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import lzma
+import math
 import os
+import struct
+import sys
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from mmsa_core.data.source import LABELS, TEXT_BERT, UNIMODAL, UNLABELED
 from mmsa_core.data.split import Split
 from mmsa_core.errors import UserError
 
-DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError)
+UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, struct.error, ValueError)
+"""What a damaged archive makes zipfile and its decompressors raise."""
+ENCODED = (NotImplementedError, RuntimeError)
+"""What zipfile raises where an archive is encrypted or packed in a way it does not know."""
+HEADERS = (SyntaxError, tokenize.TokenError, TypeError, KeyError, MemoryError, RecursionError)
+"""What a damaged header makes numpy raise, which parses it as a Python literal."""
+DAMAGED = (*UNREADABLE, *ENCODED, *HEADERS)
 SUFFIX = ".npy"
+LONGEST = 2**48
+"""More rows, steps or dimensions than any array has: numpy's own limits are those of C."""
 
 
 class NpzSource:
@@ -40,23 +55,36 @@ class NpzSource:
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Return an array's shape from its header."""
-        try:
-            with zipfile.ZipFile(self._path) as archive, archive.open(key + SUFFIX) as file:
-                return _header_shape(file)
-        except DAMAGED as error:
-            raise self._damaged(f"{key}: {error}") from error
+        with self._opened(key) as (_, shape):
+            return shape
 
     def read(self, key: str) -> NDArray[Any]:
         """Read one array.
 
         Raises:
-            UserError: it is damaged, or holds Python objects.
+            UserError: it is damaged, holds Python objects, or does not fit into memory.
         """
+        with self._opened(key) as (file, _):
+            file.seek(0)
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+            _check_text(array)
+            return array
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
+        """Give an array's file and its shape, whose header says what the archive holds: nothing is made of a claim."""
         try:
             with zipfile.ZipFile(self._path) as archive, archive.open(key + SUFFIX) as file:
-                return np.lib.format.read_array(file, allow_pickle=False)
+                size = archive.getinfo(key + SUFFIX).file_size
+                free = psutil.virtual_memory().available
+                if size > free:
+                    raise UserError(
+                        f"{self.place}: {key} takes {size / 1e9:.1f} GB and this machine has {free / 1e9:.1f} GB free; "
+                        "take a machine with more memory, or fewer rows"
+                    )
+                yield file, _checked_shape(file, size)
         except DAMAGED as error:
-            raise self._damaged(f"{key}: {error}") from error
+            raise self._damaged(f"{key}: {' '.join(str(error).split())[:100]}") from error
 
     def _damaged(self, reason: str) -> UserError:
         return UserError(
@@ -102,7 +130,21 @@ def write_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _header_shape(file: IO[bytes]) -> tuple[int, ...]:
+def _checked_shape(file: IO[bytes], size: int) -> tuple[int, ...]:
+    """Return the shape that a header of an array says, where it is that of the ``size`` bytes of its file."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)[0]
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("holds Python objects")
+    if not all(0 <= n < LONGEST for n in shape) or math.prod(shape) * dtype.itemsize != size - file.tell():
+        raise ValueError(f"the header says shape {list(shape)} of {dtype}, and {size - file.tell()} bytes are there")
+    return shape
+
+
+def _check_text(array: NDArray[Any]) -> None:
+    """Check that text is text: a number above the last code point breaks whoever makes a string of it."""
+    if array.dtype.kind == "U" and array.size:
+        codes = np.ascontiguousarray(array).view(array.dtype.str[0] + "u4")
+        if codes.max() > sys.maxunicode:
+            raise ValueError("its text holds characters that do not exist")
