@@ -6,6 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 
+LONGEST = 1500
+"""Characters of a sentence; the names of all plug-ins take some hundreds."""
+
+
 class UserError(Exception):
     """A mistake in what the user gave: the command line prints it as one sentence and exits with code 2.
 
@@ -18,6 +22,7 @@ class UserError(Exception):
 
     def __init__(self, sentence: str) -> None:
         text = " ".join(sentence.split())
+        text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
 
 

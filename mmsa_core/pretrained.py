@@ -116,7 +116,7 @@ def load_tokenizer(folder: Path) -> Any:
 
     with _quietly():
         try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise _unreadable(folder, "tokenizer", error) from error
     if tokenizer.pad_token is None:
@@ -136,7 +136,8 @@ def load_body(folder: Path) -> nn.Module:
 
     with _quietly():
         try:
-            body: Any = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+            options = {"local_files_only": True, "trust_remote_code": False, "dtype": torch.float32}
+            body: Any = AutoModel.from_pretrained(folder, **options)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise _unreadable(folder, "model", error) from error
     if body.config.is_encoder_decoder:

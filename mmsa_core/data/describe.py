@@ -53,7 +53,7 @@ def _constant_columns(split: Split, modality: str) -> int:
 
 
 def _labels(split: Split) -> dict[str, Any]:
-    y = split.labels
+    y = split.labels.astype(np.float64)
     numbers = {"mean": y.mean(), "std": y.std(), "min": y.min(), "max": y.max()}
     return {
         "labels": {k: float(v) for k, v in numbers.items()},

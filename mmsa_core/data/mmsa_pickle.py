@@ -49,8 +49,17 @@ class MmsaPickleSource:
         return self._arrays[key].shape
 
     def read(self, key: str) -> NDArray[Any]:
-        """Return one array; -inf in audio is 0, as MMSA has it."""
+        """Return one array; -inf in audio is 0, as MMSA has it.
+
+        Raises:
+            UserError: it holds Python objects.
+        """
         array = self._arrays[key]
+        if array.dtype.hasobject:
+            raise UserError(
+                f"{self.place}: {key} holds objects that are neither all numbers nor all text; save it again as an "
+                "array of one kind"
+            )
         if key.endswith("/audio") and array.dtype.kind == "f":
             return np.where(np.isneginf(array), array.dtype.type(0), array)
         return array
@@ -85,8 +94,8 @@ class MmsaPickleSource:
         if isinstance(value, list | tuple):
             if depth == 0:
                 raise RefusedError(f"lists that are nested deeper than {AXES}")
-            if value and all(isinstance(v, str) for v in value):
-                self._allowance.take(4 * len(value) * max(map(len, value)))
+            longest = max((len(v) for v in value if isinstance(v, str | bytes | bytearray)), default=0)
+            self._allowance.take(4 * len(value) * longest)
             return [self._plain(v, depth - 1) for v in value]
         if not isinstance(value, str | bytes | bytearray | int | float | complex | np.generic | None):
             raise RefusedError(f"a {type(value).__name__}")

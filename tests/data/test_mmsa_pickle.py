@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import copy
 import os
 import pickle
@@ -18,6 +19,7 @@ from mmsa_core.data.split import Split
 from mmsa_core.errors import UserError
 from tests.data.conftest import mmsa_layout
 from tests.data.test_dataset import assert_equal
+from tests.fuzz.mutate import amplified
 
 
 @pytest.fixture
@@ -129,6 +131,88 @@ def test_truncated_or_other_content(tmp_path: Path, layout: dict[str, Any]):
         open_dataset(save(path, [1, 2]))
     with pytest.raises(UserError, match="train is a list; MMSA's layout has a dict for each split"):
         open_dataset(save(path, {"train": []}))
+
+
+class Call:
+    """Calls something when it is unpickled."""
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call[0], self.call[1:]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (Call(bytearray, 2**40), "truncated or damaged"),
+        (Call(np.ndarray, (2**40,)), "asks for numpy.ndarray"),
+        (Call(codecs.encode, "x" * 10_000, "punycode"), "asks for the encoding 'punycode'"),
+        (Call(int, "9"), "asks for builtins.int"),
+        ({1, 2}, "asks for the operation EMPTY_SET"),
+        ({((),): 1}, "asks for a key that is neither text nor number"),
+        (np.zeros(2, "i4,f4"), "asks for the dtype 'V8'"),
+        (np.zeros(2, "M8[s]"), "asks for the dtype 'M8'"),
+    ],
+)
+def test_what_makes_no_data_is_not_called(tmp_path: Path, layout: dict[str, Any], value: Any, message: str):
+    layout["train"]["extra"] = value
+    with pytest.raises(UserError, match=message):
+        open_dataset(save(tmp_path / "evil.pkl", layout))
+
+
+def test_a_dtype_of_the_process_is_not_changed(tmp_path: Path):
+    """The state of a dtype that is not a copy is that of every array: here it said that float32 holds objects."""
+    content = b"\x80\x02cnumpy\ndtype\n(X\x02\0\0\0f4\x89\x89tR(K\x03X\x01\0\0\0<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3ftb."
+    (tmp_path / "evil.pkl").write_bytes(content)
+    with pytest.raises(UserError, match="holds a Dtype"):
+        open_dataset(tmp_path / "evil.pkl")
+    assert not np.dtype("float32").hasobject and np.zeros(3, np.float32).sum() == 0
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        (1, (2**60,), np.dtype("f4"), False, b""),
+        (1, (2**32, 2**32), np.dtype("f4"), False, b""),
+        (1, (-1,), np.dtype("f4"), False, b""),
+        (1, (3,), np.dtype("O"), False, [1]),
+        (1, (3,), None, False, b"123"),
+    ],
+)
+def test_an_array_is_no_larger_than_its_bytes(tmp_path: Path, layout: dict[str, Any], state: tuple[Any, ...]):
+    class Claim:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (*np.zeros(1).__reduce__()[:2], state)
+
+    layout["train"]["extra"] = Claim()
+    with pytest.raises(UserError, match=r"truncated or damaged|an array without dtype or shape"):
+        open_dataset(save(tmp_path / "evil.pkl", layout))
+
+
+def test_lists_that_multiply_are_counted(tmp_path: Path, layout: dict[str, Any]):
+    nested: Any = [0.0] * 1000
+    for _ in range(3):
+        nested = [nested] * 1000
+    layout["train"]["audio"] = nested
+    with pytest.raises(UserError, match="train/audio is or holds more memory than 16 times its size"):
+        open_dataset(save(tmp_path / "bomb.pkl", layout))
+    layout["train"]["audio"] = ["x" * 1_000_000] + [""] * 1000
+    with pytest.raises(UserError, match="train/audio is or holds more memory"):
+        open_dataset(save(tmp_path / "bomb.pkl", layout))
+    cyclic: list[Any] = []
+    cyclic.append(cyclic)
+    layout["train"]["audio"] = cyclic
+    with pytest.raises(UserError, match="train/audio is or holds lists that are nested deeper than 4"):
+        open_dataset(save(tmp_path / "bomb.pkl", layout))
+
+
+def test_text_that_is_encoded_again_and_again_is_counted(tmp_path: Path):
+    """A megabyte that is copied by every five bytes of the file."""
+    (tmp_path / "bomb.pkl").write_bytes(amplified(2_000_000))
+    with pytest.raises(UserError, match="asks for more memory than 16 times its size"):
+        open_dataset(tmp_path / "bomb.pkl")
 
 
 def test_unequal_sequences_are_refused(tmp_path: Path, layout: dict[str, Any]):
