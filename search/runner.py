@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -27,6 +28,8 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray sends statistics of use to its makers
+if "RAY_ADDRESS" not in os.environ:
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # else whoever can connect can run code here
 
 import ray
 import torch
@@ -143,6 +146,9 @@ class Engine:
 def _start_ray(placement: Placement) -> None:
     arguments: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if "RAY_ADDRESS" not in os.environ:
+        if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+            # of this run alone: Ray's own would be a file that other users of the machine can read
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         arguments |= {"address": "local", "include_dashboard": False, "num_cpus": placement.workers * placement.cpus}
     logging.getLogger("ray").setLevel(logging.ERROR)
     for name in ("ray.tune.tune", "ray.tune.execution.tune_controller"):

@@ -22,6 +22,7 @@ def open_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
     Raises:
         UserError: the storage cannot be opened.
     """
+    _check_user(spec)
     try:
         if spec == "journal":
             return optuna.storages.JournalStorage(JournalFileBackend(str(folder / LOG_NAME)))
@@ -41,10 +42,21 @@ def open_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
 
 
 def without_password(text: str) -> str:
-    """Return ``text`` with the password of every URL in it replaced by ``***``, also one that holds an ``@`` or stands
-    behind the ``?``."""
-    text = re.sub(r"(\w://[^:/@\s]*):[^?\s]*@", r"\1:***@", text)
-    return re.sub(r"([?&]password=)[^&\s]+", r"\1***", text)
+    """Return ``text`` with the password of every URL in it replaced by ``***``, also one that holds an ``@``, a ``/`` or
+    a space, or stands behind the ``?``."""
+    text = re.sub(r"(\w://[^:/@\s]*):(?:(?!\w://).)*@", r"\1:***@", text)
+    return re.sub(r"(?i)([?&]\w*(?:password|passwd|pwd)=)[^&\s'\"]+", r"\1***", text)
+
+
+def _check_user(spec: str) -> None:
+    """Refuse a user or password that the parts of a URL cannot be told apart from: its end would be taken for the host
+    and shown in the database's own error."""
+    user = re.fullmatch(r"(?!sqlite)[\w+]+://(.*)@[^@]*", spec, re.DOTALL)
+    if user is not None and re.search(r"[@/?#\s]", user[1]):
+        raise UserError(
+            f"storage: {without_password(spec)}: user and password must be without @, /, ?, # and spaces; write these in "
+            "percents, e.g. %40 for @, or leave the password to ~/.pgpass"
+        )
 
 
 def _sqlite(url: str) -> optuna.storages.RDBStorage:
