@@ -125,14 +125,13 @@ def test_a_password_on_the_command_line(server: Server, home: Path) -> None:
 
 def test_refused_by_the_server(server: Server, home: Path) -> None:
     """Wrong password, no such database, nobody there: the sentence names the place and no password."""
-    spoilt = Server(1)
-    for url in (server.url(PASSWORD + "x"), server.url(database="none"), spoilt.url()):
+    urls = {"doctor": server.url(PASSWORD + "x"), "run": server.url(database="none"), "run --json": Server(1).url()}
+    for verb, url in urls.items():
         (home / "study.yaml").write_text(f"{STUDY}storage: {url}\n", encoding="utf-8")
-        for verb in ("run", "doctor"):
-            done = call(verb, "study.yaml")
-            assert done.returncode == 2, done.stderr
-            assert "127.0.0.1" in done.stdout + done.stderr and "Traceback" not in done.stderr
-            assert not any(s in done.stdout + done.stderr for s in SPELLINGS), done.stderr
+        done = call(*verb.split(), "study.yaml")
+        assert done.returncode == 2, done.stderr
+        assert "127.0.0.1" in done.stdout + done.stderr and "Traceback" not in done.stderr
+        assert not any(s in done.stdout + done.stderr for s in SPELLINGS), done.stderr
 
 
 @pytest.mark.parametrize("scheme", ["mysql", "mysql+pymysql", "mariadb", "postgresql", "postgresql+none"])
