@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-
 LONGEST = 1500
 """Characters of a sentence; the names of all plug-ins take some hundreds."""
 

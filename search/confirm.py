@@ -25,9 +25,12 @@ from search.judgement import between, estimates
 from search.members import Candidate, load
 from search.populations import Reply, Result, Slot, Task, Wait, together
 from search.race import Rounds
+from search.records import Needs, read_json
 from search.statistics import resolve
 from search.study import StudyConfig
 
+NEEDS: Needs = {"metric": str, "seeds": list, "baseline": int, "winner": int, "candidates": list, "test": dict}
+"""What every reader of ``confirm.json`` takes of it."""
 OPENINGS = "test_openings"
 Weights = Literal["needed", "kept", "dropped"]
 
@@ -180,9 +183,13 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return ``confirm.json``, or None before the first confirmation."""
+    """Return ``confirm.json``, or None before the first confirmation.
+
+    Raises:
+        UserError: it is damaged.
+    """
     path = folder / "confirm.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_json(path, NEEDS, "move it away and confirm the run again") if path.exists() else None
 
 
 def _even(seeds: Sequence[int], size: int) -> list[list[int]]:

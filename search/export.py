@@ -24,7 +24,7 @@ from mmsa_core.data.split import Split, videos
 from mmsa_core.errors import UserError
 from mmsa_core.loader import SplitTensors, widths
 from mmsa_core.metrics import objective_rows
-from mmsa_core.model import Member, complete
+from mmsa_core.model import Member, SentimentModel, complete
 from mmsa_core.population import MemberSpec, stackable
 from mmsa_core.predict import predict
 from mmsa_core.train import Objective, fit
@@ -32,6 +32,7 @@ from search.confirm import record_opening
 from search.inference import open_like_training
 from search.judgement import estimates
 from search.members import Candidate, load
+from search.records import Needs, check_needs, read_json
 from search.run_folder import RunFolder, environment
 from search.statistics import PredictionInterval
 from search.trials import open_study
@@ -39,6 +40,15 @@ from search.yaml_io import read_yaml, write_yaml
 
 if TYPE_CHECKING:
     from search.pipeline import Opened
+
+
+PROVENANCE: Needs = {
+    "seeds": list, "metric": str, "convention": str, "nonfinite": str, "data_path": str, "data_fingerprint": str,
+    "text_model": (dict, type(None)), "interval": dict,
+}  # fmt: skip
+"""What is needed of ``provenance.json`` to use a model."""
+INTERVAL: Needs = dict.fromkeys(("level", "scale", "floor"), (int, float))
+AGAIN = "export it again"
 
 
 @dataclass(frozen=True)
@@ -119,21 +129,55 @@ def read_model(folder: Path) -> Model:
     """Read a model folder.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, or they do not fit together.
     """
     for name in ("config.yaml", "model.safetensors", "provenance.json"):
         if not (folder / name).exists():
             raise UserError(f"{folder}: no model is here ({name} is missing); give a folder that export or train made")
+    provenance = read_json(folder / "provenance.json", PROVENANCE, AGAIN)
+    check_needs(provenance["interval"], INTERVAL, f"{folder / 'provenance.json'}: interval", AGAIN)
     try:
         with safe_open(folder / "model.safetensors", "np") as file:
             tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 (not a mapping)
-        provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise UserError(f"{folder}: the model is damaged ({error}); export it again") from None
+    except (SafetensorError, OSError, TypeError, KeyError, AttributeError) as error:  # of a dtype that numpy lacks
+        raise UserError(f"{folder}: the model is damaged ({error}); {AGAIN}") from None
     config = complete(MemberConfig.from_dict(read_yaml(folder / "config.yaml"), str(folder / "config.yaml")))
     states = {n.removeprefix("model."): torch.from_numpy(t) for n, t in tensors.items() if n.startswith("model.")}
     scaler = Scaler.from_dict({n.removeprefix("scaler."): t for n, t in tensors.items() if n.startswith("scaler.")})
-    return Model(config, states, scaler, provenance)
+    model = Model(config, states, scaler, provenance)
+    _check_fits(model, folder)
+    return model
+
+
+def _check_fits(model: Model, folder: Path) -> None:
+    """Check that weights and scaler are those of the configuration, without making a model of the sizes it says."""
+    for modality in model.modalities:
+        parts = [part.get(modality) for part in (model.scaler.mean, model.scaler.std)]
+        if any(p is None or p.ndim != 1 for p in parts) or len({p.shape for p in parts if p is not None}) != 1:
+            raise UserError(f"{folder}: model.safetensors has no scaler of {modality}; {AGAIN}")
+    members = {len(t) for t in model.states.values() if t.ndim > 0}
+    if len(members) != 1 or members != {len(model.provenance["seeds"])}:
+        raise UserError(f"{folder}: model.safetensors does not hold the members of provenance.json; {AGAIN}")
+    if not stackable(model.config):
+        return  # it is built around a pre-trained model, which is not in the folder
+    row = Split(
+        ids=("",),
+        features={m: np.zeros((1, 1, width), np.float32) for m, width in model.widths.items()},
+        lengths={m: np.ones(1, np.int64) for m in model.modalities},
+        labels=np.zeros(1, np.float32),
+        unimodal={},
+        raw_text=("",),
+    )
+    inputs = widths(SplitTensors(row, torch.device("cpu")).batch(model.config), model.config)
+    try:
+        with torch.device("meta"):
+            own = SentimentModel(model.config, inputs).state_dict()
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'config.yaml'}: cannot be built ({error}); {AGAIN}") from None
+    for name in own.keys() | model.states.keys():
+        has, needs = model.states.get(name), own.get(name)
+        if has is None or needs is None or has.shape[1:] != needs.shape:
+            raise UserError(f"{folder}: model.safetensors does not fit config.yaml in {name}; {AGAIN}")
 
 
 def train_model(

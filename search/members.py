@@ -11,13 +11,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mmsa_core.atomic import replacing
 from mmsa_core.config import fingerprint
 from mmsa_core.errors import UserError
 from search.populations import Result, Task
+from search.records import Needs, check_needs
+
+MEMBERS: Needs = {
+    "config": dict, "seeds": list, "best_epochs": list, "seconds": (int, float), "parameters": int, "attempted": list,
+    "failures": list,
+}  # fmt: skip
+AGAIN = "delete it and confirm the run again, which trains these members anew"
 
 
 @dataclass(frozen=True)
@@ -148,10 +155,14 @@ def _parts(folder: Path, candidate: Candidate, states: bool) -> list[Confirmed]:
 
 
 def _read(path: Path, states: bool) -> Confirmed:
-    with safe_open(path, "np") as file:
-        meta = json.loads(file.metadata()["members"])
-        names = list(file.keys())
-        tensors = {n: file.get_tensor(n) for n in names if states or n == "predictions"}
+    try:
+        with safe_open(path, "np") as file:
+            meta = json.loads(file.metadata()["members"])
+            names = list(file.keys())
+            tensors = {n: file.get_tensor(n) for n in names if states or n == "predictions"}
+        check_needs(meta, MEMBERS, str(path), AGAIN)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: is no whole file of members ({error}); {AGAIN}") from None
     kept = {n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")}
     predictions = tensors.get("predictions", np.zeros((0, 0), np.float32))
     weights = any(n.startswith("state.") for n in names)

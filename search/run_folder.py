@@ -21,6 +21,7 @@ from mmsa_core.atomic import replacing, write_text
 from mmsa_core.errors import UserError
 from search.populations import Outcome, Slot
 from search.processes import end, this_process
+from search.records import Needs, read_json
 from search.storage import without_password
 from search.study import StudyConfig
 from search.yaml_io import shown, write_yaml
@@ -69,8 +70,9 @@ class RunFolder:
                 "free space, change permissions, or give --out"
             ) from None
 
-    def config(self, overrides: Sequence[str] = ()) -> StudyConfig:
-        """Return the study as it was resolved, with ``key=value`` changes.
+    def config(self, overrides: Sequence[str] = (), storage: str | None = None) -> StudyConfig:
+        """Return the study as it was resolved, with ``key=value`` changes; ``storage``, where the caller has it, is the
+        one of ``resolved.yaml`` with its password.
 
         Raises:
             UserError: this is no run folder.
@@ -80,6 +82,8 @@ class RunFolder:
                 f"{self.path}: no run folder is here (resolved.yaml is missing); give the folder that run made"
             )
         config = StudyConfig.load(self.path / "resolved.yaml", overrides)
+        if storage is not None:
+            return config.model_copy(update={"storage": storage})
         if "***" not in config.storage:
             return config
         url = os.environ.get(STORAGE_VARIABLE)
@@ -102,9 +106,12 @@ class RunFolder:
         return None
 
     def facts(self) -> dict[str, Any]:
-        """Return ``lock.json``."""
-        facts: dict[str, Any] = json.loads((self.path / "lock.json").read_text(encoding="utf-8"))
-        return facts
+        """Return ``lock.json``.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        return read_json(self.path / "lock.json", {}, "restore it from a copy, or give another --out")
 
     def release(self) -> None:
         """Let another driver in."""
@@ -119,7 +126,8 @@ class RunFolder:
         """
         file = self.path / ".desk"
         if file.exists():
-            before = json.loads(file.read_text(encoding="utf-8"))
+            needs: Needs = {"host": str, "pid": int, "start": (int, float)}
+            before = read_json(file, needs, "delete it if no driver is at work here")
             if before["host"] == this_process()["host"] and before["pid"] != os.getpid():
                 end(before)
         write_text(file, json.dumps(this_process()))
@@ -162,7 +170,7 @@ class RunFolder:
         for _ in range(20):
             lock.seek(0)
             text = lock.read().strip()
-            if text:
+            if text.isdecimal():
                 return int(text)
             time.sleep(0.05)
         raise UserError(f"{lock.name}: a process is starting here; try again in a moment")

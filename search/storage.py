@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from mmsa_core.errors import UserError
 
 LOG_NAME = "study.log"
+LONGEST_LINE = 2**24
+"""Bytes: more than any entry of a journal takes."""
 
 
 def open_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
@@ -25,7 +28,7 @@ def open_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
     _check_user(spec)
     try:
         if spec == "journal":
-            return optuna.storages.JournalStorage(JournalFileBackend(str(folder / LOG_NAME)))
+            return _journal(folder / LOG_NAME)
         if spec.startswith("journal://"):
             return optuna.storages.JournalStorage(JournalFileBackend(spec.removeprefix("journal://")))
         if spec == "sqlite":
@@ -42,8 +45,8 @@ def open_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
 
 
 def without_password(text: str) -> str:
-    """Return ``text`` with the password of every URL in it replaced by ``***``, also one that holds an ``@``, a ``/`` or
-    a space, or stands behind the ``?``."""
+    """Return ``text`` with the password of every URL in it replaced by ``***``, also one that holds an ``@``, ``/`` or
+    space, or stands behind the ``?``."""
     text = re.sub(r"(\w://[^:/@\s]*):(?:(?!\w://).)*@", r"\1:***@", text)
     return re.sub(r"(?i)([?&]\w*(?:password|passwd|pwd)=)[^&\s'\"]+", r"\1***", text)
 
@@ -54,9 +57,35 @@ def _check_user(spec: str) -> None:
     user = re.fullmatch(r"(?!sqlite)[\w+]+://(.*)@[^@]*", spec, re.DOTALL)
     if user is not None and re.search(r"[@/?#\s]", user[1]):
         raise UserError(
-            f"storage: {without_password(spec)}: user and password must be without @, /, ?, # and spaces; write these in "
-            "percents, e.g. %40 for @, or leave the password to ~/.pgpass"
+            f"storage: {without_password(spec)}: user and password must be without @, /, ?, # and spaces; write "
+            "these in percents, e.g. %40 for @, or leave the password to ~/.pgpass"
         )
+
+
+def _journal(path: Path) -> optuna.storages.JournalStorage:
+    """Open a journal. A line that a crash left half written is taken away first: the next one would be appended to it,
+    and then neither could be read."""
+    if path.exists() and _half_line(path) > 0:
+        lock = JournalFileSymlinkLock(str(path))  # writers hold it: what is half written now, nobody is writing
+        lock.acquire()
+        try:
+            os.truncate(path, path.stat().st_size - _half_line(path))
+        finally:
+            lock.release()
+    try:
+        return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, optuna.exceptions.OptunaError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        raise UserError(
+            f"{path}: the journal is damaged ({reason}); restore it from a copy, or start anew with another --out"
+        ) from None
+
+
+def _half_line(path: Path) -> int:
+    """Return how many bytes of a last line are there without its end."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE))
+        return len(file.read().rpartition(b"\n")[2])
 
 
 def _sqlite(url: str) -> optuna.storages.RDBStorage:

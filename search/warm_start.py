@@ -33,7 +33,7 @@ def with_leaders(config: StudyConfig, folder: RunFolder) -> StudyConfig:
     runs = [w.model_copy(update={"run": str(Path(w.run).resolve())}) for w in config.warm_start]
     known: list[WarmStartConfig] = []
     if runs and (folder.path / "resolved.yaml").exists():
-        known = [*folder.config().warm_start]
+        known = [*folder.config(storage=config.storage).warm_start]
     if [w.run for w in known] == [w.run for w in runs]:
         runs = known
     filled = (w if w.leaders is not None else w.model_copy(update={"leaders": leaders_of(Path(w.run))}) for w in runs)

@@ -13,7 +13,6 @@ import yaml
 from mmsa_core.atomic import replacing
 from mmsa_core.errors import UserError
 
-
 LARGEST = 100_000
 """Values in a file, those of anchors counted where they are used: a study has some hundreds."""
 DEEPEST = 64
@@ -39,7 +38,7 @@ class _Loader(yaml.SafeLoader):
         self.depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event: Any = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) is not None:
             raise _refusal(f"the tag {event.tag!r} is not read; leave it out", event)
         self.depth += 1

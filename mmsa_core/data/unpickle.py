@@ -92,6 +92,10 @@ class Unpickler(pickle._Unpickler):
     ``_CALLS``, or set attributes."""
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]]
+    stack: list[Any]
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
 
     def __init__(self, path: Path, file: Any, allowance: Allowance) -> None:
         super().__init__(file, encoding="latin1")  # how numpy arrays written by Python 2 are read
@@ -206,7 +210,7 @@ def _list(target: Any) -> list[Any]:
 
 
 def _filled(shape: Any, dtype: Any, order: Any, raw: Any) -> NDArray[Any]:
-    """Return an array over ``raw``, which must be exactly its values: a list of objects, or bytes (text of Python 2)."""
+    """Return an array over ``raw``, which must be exactly its values: a list of objects, or bytes (Python 2: text)."""
     if not isinstance(dtype, Dtype) or not all(isinstance(n, int) and n >= 0 for n in shape):
         raise RefusedError("an array without dtype or shape")
     count = math.prod(shape)

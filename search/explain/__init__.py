@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsa_core.atomic import write_text
+from search.records import read_json
 
 
 def write_explanation(folder: Path, record: Mapping[str, Any]) -> None:
@@ -21,4 +22,4 @@ def write_explanation(folder: Path, record: Mapping[str, Any]) -> None:
 def read_explanation(folder: Path) -> dict[str, Any] | None:
     """Return ``explain.json``, or None before the first explanation."""
     path = folder / "explain.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_json(path, {"effects": list}, "move it away and explain the run again") if path.exists() else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,12 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from mmsa_core.config import NONE, MemberConfig
+from mmsa_core.errors import UserError
 from search.configs import modules
 from search.confirm import OPENINGS, read_record
 from search.explain import read_explanation
 from search.nodes import Arms, Leaf, Values
+from search.records import read_json
 from search.run_folder import RunFolder
 from search.study import StudyConfig
 from search.trials import REASON, RESULT, SECONDS, STATES, cost, is_outside, open_study, origins, score
@@ -145,9 +146,7 @@ def collect(folder: Path, storage: str | None = None) -> RunRecord:
         UserError: this is no run folder, or its study cannot be opened.
     """
     run = RunFolder(folder)
-    config = run.config()
-    if storage is not None:
-        config = config.model_copy(update={"storage": storage})
+    config = run.config(storage=storage)
     study, space = open_study(config, run), config.search_space()
     trials = tuple(_trial(t, run.trial(t.number) / CURVE) for t in study.get_trials(deepcopy=False))
     sign = 1.0 if config.objective.direction == "minimize" else -1.0
@@ -178,7 +177,7 @@ def rank(trials: Iterable[TrialRecord], sign: float) -> list[TrialRecord]:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_json(path, {}, "move it away and confirm the run again") if path.exists() else None
 
 
 def _trial(trial: FrozenTrial, curve: Path) -> TrialRecord:
@@ -194,7 +193,7 @@ def _trial(trial: FrozenTrial, curve: Path) -> TrialRecord:
         parameters=result.get("parameters"),
         outside=is_outside(trial),
         cost=cost(trial),
-        epochs=max(0, curve.read_text(encoding="utf-8").count("\n") - 1) if curve.exists() else 0,
+        epochs=max(0, curve.read_bytes().count(b"\n") - 1) if curve.exists() else 0,
     )
 
 
@@ -218,9 +217,12 @@ def _curve(path: Path) -> Curve | None:
     if not path.exists():
         return None
     by_epoch: dict[int, list[float]] = defaultdict(list)
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            by_epoch[int(row["epoch"])].append(float(row["valid"]))
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                by_epoch[int(row["epoch"])].append(float(row["valid"]))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{path}: is no curve ({error}); delete it, and the report leaves this curve out") from None
     epochs = tuple(sorted(by_epoch))
     values = tuple(float(np.mean(by_epoch[e])) for e in epochs)
     return Curve(epochs, values) if np.isfinite(values).any() else None

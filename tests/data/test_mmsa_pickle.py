@@ -164,7 +164,8 @@ def test_what_makes_no_data_is_not_called(tmp_path: Path, layout: dict[str, Any]
 
 def test_a_dtype_of_the_process_is_not_changed(tmp_path: Path):
     """The state of a dtype that is not a copy is that of every array: here it said that float32 holds objects."""
-    content = b"\x80\x02cnumpy\ndtype\n(X\x02\0\0\0f4\x89\x89tR(K\x03X\x01\0\0\0<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3ftb."
+    content = b"\x80\x02cnumpy\ndtype\n(X\x02\0\0\0f4\x89\x89tR"
+    content += b"(K\x03X\x01\0\0\0<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3ftb."
     (tmp_path / "evil.pkl").write_bytes(content)
     with pytest.raises(UserError, match="holds a Dtype"):
         open_dataset(tmp_path / "evil.pkl")

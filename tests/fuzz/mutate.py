@@ -31,12 +31,13 @@ MERGED = "a: &a {k: 1}\n" + "".join(
     f"{b}: &{b} {{<<: [{', '.join(['*' + a] * 9)}]}}\n" for a, b in zip(LEAVES, LEAVES[1:] + "i", strict=True)
 )
 WHOLE = (
-    BOMB, MERGED, "[" * 5000, "{a: " * 3000, "a: " + "&x " * 500, "- " * 4000, "", "a: &a [*a]", "a: &a {b: *a}", "? " * 999,
+    BOMB, MERGED, "[" * 5000, "{a: " * 3000, "a: " + "&x " * 500, "- " * 4000, "", "a: &a [*a]", "a: &a {b: *a}",
+    "? " * 999,
 )  # fmt: skip
 """Texts that are hostile as a whole: anchors that multiply, and depth."""
 VALUES: tuple[Any, ...] = (
-    None, True, -1, 0, 2**63, 1e308, float("nan"), "", "x" * 999, "\x1b[31m\n", [], {}, [[[[]]]], [1, "a", None], {"a": {}},
-    "../../../etc/passwd",
+    None, True, -1, 0, 2**63, 1e308, float("nan"), "", "x" * 999, "\x1b[31m\n", [], {}, [[[[]]]], [1, "a", None],
+    {"a": {}}, "../../../etc/passwd",
 )  # fmt: skip
 """What stands in the place of a value of JSON."""
 
@@ -108,7 +109,15 @@ def array(data: bytes, rng: random.Random) -> bytes:
     if kind == 1:
         return data[:header] + blob(data[header:], rng)
     if kind == 2:
-        claims = (b"(1152921504606846976,)", b"(4294967296, 4294967296)", b"(-1,)", b"()", b"(0, 9)", b"(" * 4000, b"(1e9,)")
+        claims = (
+            b"(1152921504606846976,)",
+            b"(4294967296, 4294967296)",
+            b"(-1,)",
+            b"()",
+            b"(0, 9)",
+            b"(" * 4000,
+            b"(1e9,)",
+        )
         at = data.index(b"'shape': ") + 9
         text_ = data[10:at] + rng.choice(claims) + b", }"
         text_ += b" " * (-(len(text_) + 11) % 64) + b"\n"
@@ -116,14 +125,20 @@ def array(data: bytes, rng: random.Random) -> bytes:
     made = rng.choice(
         [
             np.zeros(6), np.zeros(()), np.zeros((6, 0)), np.zeros((0, 3)), np.zeros((6, 2, 3, 4)), np.full(6, 1e300),
-            np.full((6, 3), np.nan), np.array(["x"] * 6), np.array([b"x"] * 6), np.zeros(6, "M8[s]"), np.zeros(6, "i4,f4"),
-            np.zeros(6, complex), np.zeros(6, bool), np.arange(6), np.full((6, 3, 2), -(2**40)), np.zeros(6, "(2,3)f4"),
+            np.full((6, 3), np.nan), np.array(["x"] * 6), np.array([b"x"] * 6), np.zeros(6, "M8[s]"),
+            np.zeros(6, "i4,f4"), np.zeros(6, complex), np.zeros(6, bool), np.arange(6), np.full((6, 3, 2), -(2**40)),
+            np.zeros(6, "(2,3)f4"),
             np.zeros(6, "V0"), np.frombuffer(b"\xff" * 24, "<U1"), np.frombuffer(b"\xff" * 6, "?"),
         ]
     )  # fmt: skip
     file = io.BytesIO()
     np.lib.format.write_array(file, made)
     return file.getvalue()
+
+
+def cut(data: bytes, rng: random.Random) -> bytes:
+    """Return a JSON record that is no record any more: cut off, empty, another type, or no text."""
+    return rng.choice([b"", b"null", b"[]", b"[" * 100_000, data[: rng.randrange(len(data) - 2)], data + b"\xff"])
 
 
 def record(data: Any, rng: random.Random) -> str:
@@ -176,7 +191,8 @@ def hostile(splits: dict[str, dict[str, Any]], rng: random.Random) -> bytes:
         Bad(np.empty(0).__reduce__()[0], np.ndarray, (2**40,), b"b"), Bad(codecs.encode, "x" * 9999, "punycode"),
         Bad(int, "9" * 9999), Bad(list, "x" * 999), cyclic, nested, {deep: 1}, {1, 2}, frozenset("ab"), 2**9000, object,
         ["x" * 100_000] + [""] * 100_000, [1, [2, [3]]], {"a": 1}, None, "text", 1.5, [None] * 6, [b"x"] * 6, [1j] * 6,
-        np.zeros(6, "M8[s]"), np.zeros(6, "i4,f4"), np.array([[1], [1, 2]], dtype=object), np.float64(3), [np.zeros(3)] * 6,
+        np.zeros(6, "M8[s]"), np.zeros(6, "i4,f4"), np.array([[1], [1, 2]], dtype=object), np.float64(3),
+        [np.zeros(3)] * 6,
     ]  # fmt: skip
     content: dict[str, Any] = {name: dict(part) for name, part in splits.items()}
     split = rng.choice(list(content))
@@ -187,5 +203,7 @@ def hostile(splits: dict[str, dict[str, Any]], rng: random.Random) -> bytes:
 def amplified(size: int) -> bytes:
     """Return a pickle of about ``size`` bytes whose arrays would take a thousand times its square."""
     text_ = b"x" * (size // 2)
-    start = b"\x80\x02c_codecs\nencode\nq\x00X" + len(text_).to_bytes(4, "little") + text_ + b"q\x01X\x06\0\0\0latin1q\x020"
+    start = (
+        b"\x80\x02c_codecs\nencode\nq\x00X" + len(text_).to_bytes(4, "little") + text_ + b"q\x01X\x06\0\0\0latin1q\x020"
+    )
     return start + b"0]q\x03(" + b"h\x00h\x01h\x02\x86R" * (size // 20) + b"e."

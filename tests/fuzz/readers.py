@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import pickle
 import random
+import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,12 +25,19 @@ from mmsa_core.data.npz import write
 from mmsa_core.data.source import SPLITS
 from mmsa_core.data.synthetic import planted
 from mmsa_core.errors import UserError
+from search import show
 from search.configs import read_config
+from search.confirm import read_record
+from search.export import read_model, write_model
+from search.pipeline import open_run
+from search.report.build import write_report
 from search.space import Space
 from search.study import StudyConfig
-from tests.fuzz import mutate
+from tests.fuzz import mutate, seeds
 
 ROOT = Path(__file__).parents[2]
+DAMAGED = (".json", ".yaml", ".log", ".csv", ".safetensors", ".npz")
+"""What of a run folder is spoilt."""
 SECONDS = 20
 """An input that takes longer hangs; the slowest sound one takes some tenths."""
 
@@ -51,6 +61,8 @@ class Fuzzer:
         write(folder / "seed.npz", made)
         self.npz = (folder / "seed.npz").read_bytes()
         self.splits = {name: _mmsa(split) for name, split in made.items()}
+        self.model_folder = seeds.model(_made(folder / "model"))
+        self.run_path = seeds.run(_made(folder / "run"))
         self.pickles = [pickle.dumps(self.splits, protocol=p) for p in range(6)]
 
     @property
@@ -58,10 +70,12 @@ class Fuzzer:
         """The readers by name, with the share of the inputs that each gets."""
         return {
             "study": (self.study, 0.2),
-            "space": (self.space, 0.15),
+            "space": (self.space, 0.145),
             "configuration": (self.config, 0.15),
-            "npz": (self.archive, 0.25),
-            "pickle": (self.pickle, 0.25),
+            "npz": (self.archive, 0.2),
+            "pickle": (self.pickle, 0.2),
+            "model": (self.model, 0.1),
+            "run folder": (self.run_folder, 0.005),
         }
 
     def run(self, inputs: int) -> None:
@@ -114,10 +128,58 @@ class Fuzzer:
         _read(path)
         convert(path, self.folder / "converted.npz")
 
+    def model(self) -> None:
+        folder = self._spoilt(self.model_folder, ("config.yaml", "provenance.json", "model.safetensors"))
+        model = read_model(folder)
+        model.predict(open_dataset(self.model_folder.parent / "planted.npz", model.modalities).split("test"))
+
+    def run_folder(self) -> None:
+        files = [p.relative_to(self.run_path) for p in self.run_path.rglob("*") if p.is_file()]
+        chosen = [str(f) for f in sorted(files) if f.suffix in DAMAGED and f.parts[0] != "report"]
+        folder = self._spoilt(self.run_path, chosen)
+        verb = self.rng.choice([_status, write_report, _export])
+        with contextlib.redirect_stdout(io.StringIO()):
+            verb(folder)
+
+    def _spoilt(self, source: Path, names: Sequence[str]) -> Path:
+        """Return a copy of a folder in which one file is damaged or missing."""
+        folder = self.folder / "spoilt"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(source, folder)
+        path = folder / self.rng.choice(names)
+        kind = self.rng.random()
+        if kind < 0.1:
+            path.unlink()
+        elif (kind < 0.4 and path.suffix != ".json") or path.suffix not in (".json", ".yaml"):
+            path.write_bytes(mutate.blob(path.read_bytes(), self.rng))
+        elif path.suffix == ".json" and source == self.run_path:
+            path.write_bytes(mutate.cut(path.read_bytes(), self.rng))
+        elif path.suffix == ".json":
+            path.write_text(mutate.record(json.loads(path.read_text("utf-8")), self.rng), "utf-8", "surrogatepass")
+        else:
+            text = mutate.text(path.read_text("utf-8"), self.rng)
+            path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        return folder
+
     def _file(self, name: str, content: str | bytes) -> Path:
         path = self.folder / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
         return path
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _status(run: Path) -> None:
+    show.status(run, watch=False, as_json=True)
+
+
+def _export(run: Path) -> None:
+    opened, record = open_run(run), read_record(run / "confirm")
+    if record is not None:
+        write_model(opened, record)
 
 
 def _texts(pattern: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""While a study runs, nothing listens but on the loopback interface, no dashboard is there, and Ray asks for a token."""
+"""While a study runs, all listen on the loopback interface alone, no dashboard is there, and Ray asks for a token."""
 
 from __future__ import annotations
 
@@ -120,7 +120,9 @@ def test_ray_asks_for_the_token_of_this_run(seen: Seen) -> None:
         (server,) = [p for p in seen.processes if p.command.split(" ")[0].endswith(part)]
         assert server.environment["RAY_AUTH_MODE"] == "token"
         assert len(server.environment["RAY_AUTH_TOKEN"]) == 64
-        assert server.environment["RAY_AUTH_TOKEN"] not in " ".join(p.command for p in seen.processes), "all can read it"
+        assert server.environment["RAY_AUTH_TOKEN"] not in " ".join(p.command for p in seen.processes), (
+            "all can read it"
+        )
 
 
 def test_a_stranger_cannot_join(seen: Seen) -> None:

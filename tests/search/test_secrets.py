@@ -85,9 +85,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(PROGRAM), *arguments], env={**os.environ, **environment}, capture_output=True, text=True, timeout=250, check=False
-    )  # fmt: skip
+    known = {**os.environ, **environment}
+    command = [str(PROGRAM), *arguments]
+    return subprocess.run(command, env=known, capture_output=True, text=True, timeout=250, check=False)
 
 
 def leaks(folder: Path, *said: str) -> list[str]:
@@ -118,7 +118,16 @@ def test_a_whole_run_on_postgresql(server: Server, home: Path) -> None:
 @pytest.mark.ray
 def test_a_password_on_the_command_line(server: Server, home: Path) -> None:
     (home / "study.yaml").write_text(STUDY, encoding="utf-8")
-    done = call("run", "study.yaml", "--out", "run", "budget.trials=2", "seeds.confirm=2", "study=other", f"storage={server.url()}")
+    done = call(
+        "run",
+        "study.yaml",
+        "--out",
+        "run",
+        "budget.trials=2",
+        "seeds.confirm=2",
+        "study=other",
+        f"storage={server.url()}",
+    )
     assert done.returncode == 0, done.stderr
     assert leaks(home / "run", done.stdout, done.stderr) == []
 

@@ -44,7 +44,10 @@ def test_depth_counts_what_anchors_hold() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: !!python/object/apply:os.system [ls]", "the tag .*python/object/apply:os.system' is not read; leave it out"),
+        (
+            "a: !!python/object/apply:os.system [ls]",
+            "the tag .*python/object/apply:os.system' is not read; leave it out",
+        ),
         ("a: !!int ''", "the tag .*int' is not read"),
         ("a: !!timestamp x", "the tag .*timestamp' is not read"),
         ("a: !mine 1", "the tag '!mine' is not read"),
