@@ -66,7 +66,7 @@ class MmsaPickleSource:
 
     def _array(self, key: str, value: Any) -> NDArray[Any]:
         try:
-            array = np.asarray(self._plain(value, AXES))
+            array = np.asarray(self._plain(value))
             if array.dtype.kind == "O" and all(isinstance(v, str) for v in array.flat):
                 self._allowance.take(4 * array.size * max(map(len, array.flat), default=0))
                 return array.astype(np.str_)
@@ -80,7 +80,7 @@ class MmsaPickleSource:
                 f"{self.place}: {key} is a list of unequal shapes; an array of a split needs one shape for all samples"
             ) from error
 
-    def _plain(self, value: Any, depth: int) -> Any:
+    def _plain(self, value: Any) -> Any:
         """Return arrays and lists of them without what stands for them while a pickle is read.
 
         A list that is in itself, or in many places of another, would become endless as an array: what is made counts.
@@ -88,19 +88,30 @@ class MmsaPickleSource:
         Raises:
             RefusedError: that is more than the file may make, or no data.
         """
-        if isinstance(value, Array):
-            self._allowance.take(value.made.nbytes)
-            return value.made
-        if isinstance(value, list | tuple):
-            if depth == 0:
-                raise RefusedError(f"lists that are nested deeper than {AXES}")
+        self._allowance.take(_extent(value, AXES, {}))
+        return _converted(value)
+
+
+def _extent(value: Any, depth: int, known: dict[int, int]) -> int:
+    """Return how many bytes a value takes as an array; ``known`` are the lists that were measured already."""
+    if isinstance(value, Array):
+        return value.made.nbytes
+    if isinstance(value, list | tuple):
+        if depth == 0:
+            raise RefusedError(f"lists that are nested deeper than {AXES}")
+        if id(value) not in known:
             longest = max((len(v) for v in value if isinstance(v, str | bytes | bytearray)), default=0)
-            self._allowance.take(4 * len(value) * longest)
-            return [self._plain(v, depth - 1) for v in value]
-        if not isinstance(value, str | bytes | bytearray | int | float | complex | np.generic | None):
-            raise RefusedError(f"a {type(value).__name__}")
-        self._allowance.take(8)
-        return value
+            known[id(value)] = 4 * len(value) * longest + sum(_extent(v, depth - 1, known) for v in value)
+        return known[id(value)]
+    if not isinstance(value, str | bytes | bytearray | int | float | complex | np.generic | None):
+        raise RefusedError(f"a {type(value).__name__}")
+    return 8
+
+
+def _converted(value: Any) -> Any:
+    if isinstance(value, Array):
+        return value.made
+    return [_converted(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _load(path: Path, allowance: Allowance) -> Mapping[str, Any]:
