@@ -30,7 +30,7 @@ def open_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
         if spec == "journal":
             return _journal(folder / LOG_NAME)
         if spec.startswith("journal://"):
-            return optuna.storages.JournalStorage(JournalFileBackend(spec.removeprefix("journal://")))
+            return _journal(Path(spec.removeprefix("journal://")))
         if spec == "sqlite":
             return _sqlite(f"sqlite:///{folder / 'study.db'}")
         if spec.startswith("grpc://"):
@@ -54,7 +54,7 @@ def without_password(text: str) -> str:
 def _check_user(spec: str) -> None:
     """Refuse a user or password that the parts of a URL cannot be told apart from: its end would be taken for the host
     and shown in the database's own error."""
-    user = re.fullmatch(r"(?!sqlite)[\w+]+://(.*)@[^@]*", spec, re.DOTALL)
+    user = re.fullmatch(r"(?!sqlite|journal)[\w+]+://(.*)@[^@]*", spec, re.DOTALL)
     if user is not None and re.search(r"[@/?#\s]", user[1]):
         raise UserError(
             f"storage: {without_password(spec)}: user and password must be without @, /, ?, # and spaces; write "

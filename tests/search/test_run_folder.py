@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 from mmsa_core.errors import UserError
@@ -271,8 +272,24 @@ def test_a_place_or_address_that_is_none(tmp_path: Path, spec: str) -> None:
 
 def test_a_damaged_journal_is_said(tmp_path: Path) -> None:
     (tmp_path / "study.log").write_text("this is no journal\n" * 3, encoding="utf-8")
-    with pytest.raises(UserError, match="storage: cannot open journal"):
-        open_storage("journal", tmp_path)
+    for storage in ("journal", f"journal://{tmp_path}/study.log"):
+        with pytest.raises(UserError, match="study.log: the journal is damaged .JSONDecodeError.*another --out"):
+            open_storage(storage, tmp_path)
+
+
+def test_a_journal_survives_a_line_that_was_half_written(tmp_path: Path) -> None:
+    """Optuna alone reads past it, but appends to it: then the journal cannot be read any more."""
+    log = tmp_path / "study.log"
+    first = optuna.create_study(storage=open_storage("journal", tmp_path), study_name="s")
+    first.tell(first.ask(), 1.0)
+    whole = log.read_bytes()
+    for half in (b"{", b'{"op_code": 4, "worker', whole.splitlines()[-1]):
+        log.write_bytes(log.read_bytes() + half)
+        again = optuna.load_study(storage=open_storage("journal", tmp_path), study_name="s")
+        assert log.read_bytes().startswith(whole) and log.read_bytes().endswith(b"\n")
+        again.tell(again.ask(), 2.0)
+    read = optuna.load_study(storage=open_storage("journal", tmp_path), study_name="s")
+    assert [t.value for t in read.get_trials()] == [1.0, 2.0, 2.0, 2.0]
 
 
 # ---- processes -------------------------------------------------------------------------------------------------------
