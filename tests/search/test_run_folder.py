@@ -273,7 +273,7 @@ def test_a_place_or_address_that_is_none(tmp_path: Path, spec: str) -> None:
 def test_a_damaged_journal_is_said(tmp_path: Path) -> None:
     (tmp_path / "study.log").write_text("this is no journal\n" * 3, encoding="utf-8")
     for storage in ("journal", f"journal://{tmp_path}/study.log"):
-        with pytest.raises(UserError, match="study.log: the journal is damaged .JSONDecodeError.*another --out"):
+        with pytest.raises(UserError, match=r"study\.log: the journal is damaged .JSONDecodeError.*another --out"):
             open_storage(storage, tmp_path)
 
 
