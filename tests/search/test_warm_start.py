@@ -113,7 +113,8 @@ def test_confirmed_leaders_come_first(tmp_path: Path) -> None:
         {"trial": best[2], "dropped_after": None},
         {"trial": 0, "dropped_after": None},
     ]
-    record = {"winner": best[2], "baseline": 0, "candidates": candidates}
+    own = {"winner": best[2], "baseline": 0, "candidates": candidates}
+    record = {"metric": "mae", "seeds": [1], "test": {}, **own}
     (tmp_path / "confirm" / "confirm.json").write_text(json.dumps(record))
     found = warm_start.leaders_of(tmp_path)
     assert [(w.trial, w.confirmed) for w in found] == [
