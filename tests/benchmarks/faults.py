@@ -1,7 +1,7 @@
 """Faults, really done: a small study is killed, interrupted and damaged again and again, and the same command goes on.
 
-Each study runs in processes of its own, as a person runs it. At random moments a fault strikes; then the same command is
-given again, until it ends by itself. At the end every trial must be told, their number must be the budget, no
+Each study runs in processes of its own, as a person runs it. At random moments a fault strikes; then the same command
+is given again, until it ends by itself. At the end every trial must be told, their number must be the budget, no
 configuration may be there twice, and what was told before a fault must not have changed. Writes Markdown:
 ``python -m tests.benchmarks.faults``.
 """
