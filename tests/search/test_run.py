@@ -250,7 +250,7 @@ def test_best_metrics(whole: Path, first: Done) -> None:
     assert {"valid", "test", "baseline", "test_openings"} <= set(metrics)
     record = json.loads(first.out)
     winner = next(c for c in record["candidates"] if c["trial"] == record["winner"])
-    assert metrics["valid"] == winner["valid"]
+    assert all(winner["valid"][metric].items() >= own.items() for metric, own in metrics["valid"].items())
     for split in (metrics["valid"], metrics["test"], metrics["baseline"]["valid"], metrics["baseline"]["test"]):
         assert set(split) == METRICS
         for estimate in split.values():
