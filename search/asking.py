@@ -20,7 +20,18 @@ from search.populations import together
 from search.sampling import make_sampler, writes_nothing
 from search.space import Space
 from search.study import StudyConfig
-from search.trials import BASELINE, CONFIG, DROPPED, NOTE, ORIGIN, POPULATION, FirstTrial, configuration, is_outside
+from search.trials import (
+    BASELINE,
+    CONFIG,
+    DROPPED,
+    LIMITS,
+    NOTE,
+    ORIGIN,
+    POPULATION,
+    FirstTrial,
+    configuration,
+    is_outside,
+)
 
 
 @dataclass
@@ -62,10 +73,22 @@ class Asker:
         seed = mix("sampler", self.config.seeds.base, len(self._all()))
         first = self._ask(seed, {}, asking)
         structure = self.space.structural(first.params)
-        room = max(1, together(self.configuration(first), self.size) // self.config.seeds.search)
+        most_members = min(self.size, self.limit(structure))
+        room = max(1, together(self.configuration(first), most_members) // self.config.seeds.search)
         others = 0 if is_outside(first) else min(room, most) - 1
         asked = [first, *(self._ask(mix(seed, k), structure, asking) for k in range(1, others + 1))]
         return [[t for t in asked if t.user_attrs[POPULATION]["name"] == name] for name in asking.names.values()]
+
+    def limit(self, structure: Mapping[str, Any]) -> int:
+        """Return how many members of a structure fit the device, as far as is known."""
+        return int(self.study.user_attrs.get(LIMITS, {}).get(fingerprint(dict(structure)), self.size))
+
+    def lower_limit(self, trial: FrozenTrial, members: int) -> None:
+        """Remember that no more than ``members`` of a trial's structure fit the device."""
+        structure = self.space.structural(trial.params)
+        if members < self.limit(structure):
+            known = self.study.user_attrs.get(LIMITS, {})
+            self.study.set_user_attr(LIMITS, {**known, fingerprint(dict(structure)): members})
 
     def label(self, number: int, generation: int) -> FrozenTrial:
         """Give a trial that was asked for, and no more, its parameters and a population of its own."""

@@ -23,7 +23,7 @@ from mmsa_core.predict import predict
 from search import members as filing
 from search.judgement import between, estimates
 from search.members import Candidate, load
-from search.populations import Reply, Result, Slot, Task, Wait, together
+from search.populations import Reply, Result, Slot, Task, Wait, split_task, together
 from search.race import Rounds
 from search.records import Needs, read_json
 from search.statistics import resolve
@@ -80,9 +80,16 @@ class ConfirmPlan:
         return Reply(stop=self._draining)
 
     def finish(self, task: str, result: Result) -> None:
-        """File a task's members; those that failed are filed with their reason."""
+        """File a task's members, those that failed with their reason; queue the halves of one that is too large."""
         done = self.running.pop(task)
-        if not result.stopped:
+        if result.too_large:
+            halves = split_task(done)
+            self.size = min(self.size, max(len(h.slots) for h in halves))
+            made = Candidate(self.label, done.slots[0].config)
+            paths = [filing.place(self.folder, made, [s.seed for s in h.slots]) for h in halves]
+            self.queue += [replace(h, name=str(path)) for h, path in zip(halves, paths, strict=True)]
+            self.total += 1
+        elif not result.stopped:
             filing.file(Path(task), done, result)
         self._advance()
 

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from mmsa_core.cost import Cost
 from search.asking import Asker, by_number
 from search.drivers import Drivers
+from search.overhead import overhead, timed
 from search.populations import Outcome, Reply, Result, Slot, Task, Wait, split_task
 from search.processes import same_process
 from search.run_folder import RunFolder
@@ -28,6 +29,7 @@ from search.space import Space
 from search.study import StudyConfig
 from search.trials import (
     COST,
+    OVERHEAD,
     POPULATION,
     REASON,
     RESULT,
@@ -83,6 +85,7 @@ class Ledger:
         self._running: dict[str, _Running] = {}
         self._queue: list[_Running] = []
         self._started = time.monotonic()
+        self.spent = float(self.study.user_attrs.get(OVERHEAD, 0.0))
         self._seconds_before = float(self.study.user_attrs.get(SECONDS, 0.0))
         if self.drivers.leads:
             if not self._all():
@@ -91,6 +94,7 @@ class Ledger:
 
     # ---- the source of tasks -------------------------------------------------------------------------------------
 
+    @timed
     def next(self) -> Task | Wait | None:
         """Return a population to train: one that was left behind, else newly asked trials of one structure."""
         if self._draining:
@@ -111,6 +115,7 @@ class Ledger:
         self._running[entry.task.name] = entry
         return entry.task
 
+    @timed
     def report(self, task: str, epoch: int, values: Mapping[int, float], cost: float | None = None) -> Reply:
         """Store a rung's values (best so far, by slot) and what each costs; return which slots the pruner ends."""
         entry = self._running.get(task)
@@ -136,10 +141,14 @@ class Ledger:
         drop = frozenset(k for k in values if entry.task.slots[k].trial in gone)
         return Reply(drop, self._draining)
 
+    @timed
     def finish(self, task: str, result: Result) -> None:
         """Tell every trial of a task its outcome and write its folder; of one that was stopped, only what has ended."""
         entry = self._running.pop(task, None)
         if entry is None:
+            return
+        if result.too_large:
+            self._halve(entry)
             return
         slots: dict[int, list[tuple[Slot, Outcome]]] = defaultdict(list)
         for slot, outcome in zip(entry.task.slots, result.outcomes, strict=True):
@@ -195,6 +204,7 @@ class Ledger:
         self.drivers.beat()
         found = summary(self.study, self.config, running=True, trials=False)
         found["used"]["seconds"] = self._seconds()
+        found["overhead"] = overhead(self.spent, found["used"]["trials"], self._seconds())
         return {**found, "message": self.message, "leader": self.drivers.leader}
 
     def pending(self) -> bool:
@@ -238,6 +248,22 @@ class Ledger:
         early = objective.cost if objective.cost != "seconds" else None  # known at the end alone
         cost = None if early is None else Cost(early, objective.latency_batch)
         return Task(name, tuple(slots), rungs[:-1], objective.metric, objective.decided, path, cost=cost)
+
+    def _halve(self, entry: _Running) -> None:
+        """Queue the halves of a population that the device has no memory for, each a population of its own, and ask for
+        no such population again."""
+        if entry.task.checkpoint is not None:
+            Path(entry.task.checkpoint).unlink(missing_ok=True)
+        halves = split_task(entry.task)
+        self.asker.lower_limit(self._trial(entry.task.slots[0].trial), max(len(h.slots) for h in halves))
+        for tag, half in zip("ab", halves, strict=True):
+            for number in {s.trial for s in half.slots}:
+                place = self._trial(number).user_attrs[POPULATION]
+                if self._is_open(self._trial(number)):
+                    self._set(number, POPULATION, {**place, "name": f"{entry.task.name}{tag}"})
+            path = str(self.folder.checkpoint(f"{entry.task.name}{tag}"))
+            task = replace(half, name=f"{entry.task.name}{tag}", checkpoint=path)
+            self._queue.append(_Running(task, entry.generation))
 
     # ---- taking up what a dead driver left -----------------------------------------------------------------------
 
@@ -342,6 +368,7 @@ class Ledger:
 
     def _save_seconds(self) -> None:
         self.study.set_user_attr(SECONDS, self._seconds())
+        self.study.set_user_attr(OVERHEAD, self.spent)
 
     def _spent(self) -> bool:
         minutes = self.config.budget.minutes

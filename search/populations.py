@@ -72,13 +72,15 @@ class Outcome:
 @dataclass(frozen=True)
 class Result:
     """What a worker returns for a task. ``stopped`` means that it goes on later from its checkpoint; ``cost`` is each
-    slot's, where the task asks for it."""
+    slot's, where the task asks for it; ``too_large`` means that the device has no memory for so many members at once,
+    and that there are no outcomes."""
 
     outcomes: list[Outcome]
     stopped: bool
     seconds: float
     parameters: int
     cost: float | None = None
+    too_large: bool = False
 
 
 class Wait:
@@ -95,7 +97,7 @@ class Source(Protocol):
         """Take the best values so far of a task's slots after an epoch, and what each costs if the task asks for it."""
 
     def finish(self, task: str, result: Result) -> None:
-        """Take a task's result."""
+        """Take a task's result; one that is too large comes again in halves."""
 
     def lost(self, task: str, reason: str) -> None:
         """Take note that the worker of a task is gone without a result."""

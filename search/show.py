@@ -329,7 +329,8 @@ def _print_status(found: Mapping[str, Any], as_json: bool) -> None:
     counts, best = found["counts"], found["best"]
     lines = [
         f"{found['study']}: {found['state']}, {found['used']['trials']} of {found['budget']['trials']} trials "
-        f"({', '.join(f'{n} {s}' for s, n in counts.items() if n)}), {clock(found['used']['seconds'])}",
+        f"({', '.join(f'{n} {s}' for s, n in counts.items() if n)}), {clock(found['used']['seconds'])}"
+        f"{_overhead(found['overhead'])}",
         "no trial is complete yet"
         if best is None
         else f"best {found['metric']} {best['value']:.4f} (trial {best['number']})",
@@ -339,6 +340,14 @@ def _print_status(found: Mapping[str, Any], as_json: bool) -> None:
     lines += origin_sentences(found["origins"], found["metric"], sign)
     reasons = [f"trial {t['number']} failed: {t['reason']}" for t in found["trials"] if t["reason"]]
     print("\n".join([*lines, *reasons[:5]]))  # noqa: T201
+
+
+def _overhead(found: Mapping[str, float | None]) -> str:
+    """Return the end of a line: ``, overhead 8 ms a trial, 0.9 % of the study's time``."""
+    cost, share = found["milliseconds_per_trial"], found["share"]
+    if cost is None or share is None:
+        return ""
+    return f", overhead {cost:.0f} ms a trial, {100 * share:.1f} % of the study's time"
 
 
 def _front(found: Mapping[str, Any]) -> list[str]:

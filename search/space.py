@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -197,6 +198,10 @@ class Space:
 
     def leaves(self) -> dict[str, Leaf]:
         """Return every parameter by its Optuna name, those of all arms included."""
+        return dict(self._leaves)
+
+    @cached_property
+    def _leaves(self) -> dict[str, Leaf]:
         return dict(walk(self.root))
 
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -295,8 +300,8 @@ class Space:
         """Return 12 hex digits of what is searched: independent of key order, but not of the order of arms."""
         return core.fingerprint(canonical(self.root))
 
-    def _known(self, params: Iterable[str]) -> dict[str, Leaf]:
-        leaves = self.leaves()
+    def _known(self, params: Iterable[str]) -> Mapping[str, Leaf]:
+        leaves = self._leaves
         for name in params:
             if name not in leaves:
                 raise UserError(f"{self.source}: there is no parameter {name!r}{nearest(name, leaves)}")

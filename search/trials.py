@@ -18,6 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from mmsa_core.errors import UserError
+from search.overhead import overhead
 from search.pareto import Point, ranks
 from search.run_folder import RunFolder
 from search.space import Params, Space
@@ -40,6 +41,10 @@ DROPPED = "dropped"
 """User attribute of the study: the first trials that are no points of its space, as origin and note."""
 SECONDS = "seconds"
 """User attribute of the study: how long drivers worked on it."""
+LIMITS = "limits"
+"""User attribute of the study: by structure, how many members fit the device at once, where more did not."""
+OVERHEAD = "overhead"
+"""User attribute of the study: how many of these seconds the ledger took for itself."""
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -176,6 +181,7 @@ def summary(study: optuna.Study, config: StudyConfig, running: bool, trials: boo
         "cost": config.objective.cost,
         "budget": {"trials": config.budget.trials, "minutes": config.budget.minutes},
         "used": {"trials": ended, "seconds": seconds},
+        "overhead": overhead(float(study.user_attrs.get(OVERHEAD, 0.0)), ended, seconds),
         "counts": counts,
         "best": None if best is None else {"number": best.number, "value": score(best), "params": best.params},
         "front": [t.number for t in front(study)],

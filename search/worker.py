@@ -30,19 +30,30 @@ class Worker:
     def run(self, task: Task, report: Report) -> Result:
         """Train a task. Whatever goes wrong inside fails the member that causes it, with its reason, and no other.
 
-        When training raises (also for want of memory), the population is halved until the guilty member stands alone.
+        When training raises, the population is halved until the guilty member stands alone. For want of memory no
+        member is guilty: a task of several trials comes back as too large.
         """
         try:
             return self._fit(task, report)
         except Exception as error:
-            reason = explain(error)
+            reason, too_large = explain(error), is_want_of_memory(error)
         if self.train.device.type == "cuda":
             torch.cuda.empty_cache()
+        if too_large and len({s.trial for s in task.slots}) > 1:
+            return Result([], False, 0.0, 0, too_large=True)
         halves = split_task(task)
         if len(halves) == 1:
             return Result([Outcome(failure=reason)], False, 0.0, 0)
         first, second = halves
-        return _join(self.run(first, report), self.run(second, _shifted(report, len(first.slots))))
+        return _join(self._whole(first, report), self._whole(second, _shifted(report, len(first.slots))))
+
+    def _whole(self, task: Task, report: Report) -> Result:
+        """Train a half; one that is too large by itself is halved again here, as its other half is trained already."""
+        result = self.run(task, report)
+        if not result.too_large:
+            return result
+        first, second = split_task(task)
+        return _join(self._whole(first, report), self._whole(second, _shifted(report, len(first.slots))))
 
     def _fit(self, task: Task, report: Report) -> Result:
         members = [member(slot) for slot in task.slots]
@@ -68,6 +79,14 @@ class Worker:
 def member(slot: Slot) -> MemberSpec:
     """Return the member that a slot describes, its configuration completed and checked."""
     return MemberSpec(complete(MemberConfig.from_dict(slot.config)), slot.seed)
+
+
+def is_want_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception says that memory, of the device or of the machine, is used up."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
 def explain(error: BaseException) -> str:

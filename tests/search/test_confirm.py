@@ -172,6 +172,18 @@ def test_a_stopped_population_is_not_filed(tmp_path: Path) -> None:
     assert len(worked(plan(tmp_path, 2, 2, "1"))) == 1
 
 
+def test_a_population_too_large_for_the_device_comes_again_in_halves(tmp_path: Path) -> None:
+    source, sizes = plan(tmp_path, 5, 5, "1", "2"), list[int]()
+
+    def run(task: Task, report: Callable[..., Reply]) -> Result:
+        sizes.append(len(task.slots))
+        return Result([], False, 0.0, 0, too_large=True) if len(task.slots) > 3 else pretend(task, report)
+
+    drain(source, run)
+    assert sizes == [5, 5, 2, 3, 2, 3] and source.status()["done"] == source.status()["total"] == 4
+    assert not plan(tmp_path, 5, 5, "1", "2").pending()
+
+
 def test_a_lost_population_is_tried_once_more(tmp_path: Path) -> None:
     source = plan(tmp_path, 2, 2, "1")
     for left in (True, False):

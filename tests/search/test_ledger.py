@@ -323,6 +323,51 @@ def test_a_setting_that_cannot_be_built_fails_alone(run: Path, real: Worker) -> 
     assert found[2]["reason"] == "dropout: must be 0 or more and below 1, got 1.25"
 
 
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def fitting(most: int, sizes: list[int]) -> Callable[[Task, Callable[..., Reply]], Result]:
+    """Return a worker whose device has room for ``most`` members."""
+
+    def run(task: Task, report: Callable[..., Reply]) -> Result:
+        sizes.append(len(task.slots))
+        return Result([], False, 0.0, 0, too_large=True) if len(task.slots) > most else pretend(task, report)
+
+    return run
+
+
+def test_a_population_too_large_for_the_device_comes_again_in_halves(run: Path) -> None:
+    config = study(budget={"trials": 24}, pruner="none", space=tiny.space("fusion", "sum"))
+    source, sizes = tiny.ledger(config, run, size=8), list[int]()
+    source.study.enqueue_trial({"alignment.text-audio": "none"})
+    drain(source, fitting(3, sizes), most=3)
+    assert sizes[:3] == [8, 4, 4]
+    assert source.asker.limit(source.space.structural(source.study.get_trials()[0].params)) == 2
+    source.close()
+
+    again = tiny.ledger(config, run, size=8)  # what was learned is kept, and the quarters are taken up
+    drain(again, fitting(3, sizes))
+    assert states(again) == ["complete"] * 24
+    assert all(size <= 2 for size in sizes[3:7])
+    groups = {name: {t.params["alignment.text-audio"] for t in g} for name, g in by_population(again).items()}
+    assert all(len(arms) == 1 for arms in groups.values())
+    assert sum(size > 3 for size in sizes[7:]) <= 3, "the other structure learns its own limit, once"
+    assert not list((run / "populations").glob("*"))
+
+
+def test_a_half_that_is_done_is_not_done_again(run: Path) -> None:
+    config = study(budget={"trials": 4}, pruner="none")
+    source, sizes = tiny.ledger(config, run, size=4), list[int]()
+    source.study.enqueue_trial(tiny.BASELINE)
+    tasks = drain(source, fitting(2, sizes), most=2)
+    assert [t.checkpoint for t in tasks] == [str(run / "populations" / f"{t.name}.safetensors") for t in tasks]
+    assert sorted(states(source)) == ["complete", "complete", "running", "running"]
+    source.close()
+    again = drain(tiny.ledger(config, run, size=4), fitting(2, sizes))
+    assert [t.slots[0].trial for t in again] == [2] and again[0].name == f"{tasks[0].name}b"
+    assert sizes == [4, 2, 2]
+
+
 def test_too_many_failures_stop_the_study(run: Path) -> None:
     config = study(budget={"trials": 40}, max_failure_rate=0.5, pruner="none")
     source = tiny.ledger(config, run, size=2)

@@ -133,6 +133,18 @@ def break_seed(monkeypatch: pytest.MonkeyPatch, seed: int, epoch: int, error: Ba
     monkeypatch.setattr(Population, "train_epoch", train_epoch)
 
 
+def limit_memory(monkeypatch: pytest.MonkeyPatch, members: int, error: Exception) -> None:
+    """Let training raise wherever there are more members at once."""
+    true = Population.train_epoch
+
+    def train_epoch(self: Population, now: int) -> Any:
+        if len(self.seeds) > members:
+            raise error
+        return true(self, now)
+
+    monkeypatch.setattr(Population, "train_epoch", train_epoch)
+
+
 def test_a_member_that_raises_in_training_fails_alone(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = worker.run(task(1, 2, 3, 4, 5), Listener())
     break_seed(monkeypatch, 4, 3, RuntimeError("CUDA error:\n an illegal address"))
@@ -157,19 +169,46 @@ def test_halves_obey_by_the_positions_of_the_whole(worker: Worker, monkeypatch: 
     assert [o.failure is None for o in result.outcomes] == [True, True, True, False, True]
 
 
-def test_want_of_memory_halves_until_it_fits(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    true, sizes = Population.train_epoch, []
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"),
+    ],
+    ids=["device", "python", "allocator"],
+)
+def test_want_of_memory_is_no_members_fault(worker: Worker, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    limit_memory(monkeypatch, 2, error)
+    result = worker.run(task(1, 2, 3), Listener())
+    assert result.too_large and result.outcomes == [] and not result.stopped
+    assert not worker.run(task(1, 2), Listener()).too_large
+
+
+def test_a_trial_too_large_for_the_memory_is_trained_in_parts(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its seeds are told together, so they stay one task; and a single member that does not fit fails."""
+    one = task(1, 2, 3, 4, 5)
+    one = replace(one, slots=tuple(replace(s, trial=0) for s in one.slots))
+    limit_memory(monkeypatch, 2, MemoryError())
+    result = worker.run(one, Listener())
+    assert all(o.failure is None and len(o.curve) == 4 for o in result.outcomes) and len(result.outcomes) == 5
+    limit_memory(monkeypatch, 0, MemoryError())
+    failed = worker.run(task(1), Listener())
+    assert not failed.too_large and str(failed.outcomes[0].failure).startswith("MemoryError")
+
+
+def test_a_half_too_large_for_the_memory_is_halved_on_the_spot(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first error is another one, and so the halves are the worker's."""
+    true = Population.train_epoch
 
     def train_epoch(self: Population, now: int) -> Any:
-        sizes.append(len(self.seeds))
-        if len(self.seeds) > 2:
-            raise torch.OutOfMemoryError("out of memory")
+        if len(self.seeds) > 1:
+            raise RuntimeError("broken") if len(self.seeds) > 2 else MemoryError()
         return true(self, now)
 
     monkeypatch.setattr(Population, "train_epoch", train_epoch)
-    result = worker.run(task(1, 2, 3, 4, 5, 6, 7), Listener())
-    assert all(o.failure is None and len(o.curve) == 4 for o in result.outcomes)
-    assert sizes[0] == 7 and max(sizes[-4:]) <= 2
+    result = worker.run(task(1, 2, 3, 4), Listener())
+    assert not result.too_large and [o.failure for o in result.outcomes] == [None] * 4
 
 
 def test_all_slots_can_fail(worker: Worker) -> None:
