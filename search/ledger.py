@@ -38,6 +38,7 @@ from search.trials import (
     cost,
     finished,
     open_study,
+    reasons,
     summary,
 )
 
@@ -318,13 +319,13 @@ class Ledger:
         self.study.tell(number, state=TrialState.FAIL)
 
     def _break_circuit(self) -> None:
-        """Stop a study in which too large a share of the trials fails, with the first reason."""
+        """Stop a study in which too large a share of the trials fails, with the reasons."""
         ended = finished(self._all())
         failed = [t for t in ended if t.state == TrialState.FAIL]
         if len(ended) >= BREAKER_TRIALS and len(failed) > self.config.max_failure_rate * len(ended):
             self.message = (
                 f"stopped: {len(failed)} of {len(ended)} trials failed, more than max_failure_rate="
-                f"{self.config.max_failure_rate:g}; the first: {failed[0].user_attrs.get(REASON, 'unknown')}"
+                f"{self.config.max_failure_rate:g}: {reasons(failed)}"
             )
             self._draining = True
 

@@ -50,6 +50,7 @@ from search.trials import (
     is_outside,
     leaders,
     open_study,
+    reasons,
     summary,
 )
 
@@ -262,8 +263,8 @@ def search(opened: Opened, engine: Engine, deterministic: bool) -> str:
                 f"exports in its run folder {leader['folder']}"
             )
     if best_trial(study) is None and not engine.interrupted:
-        reasons = [t["reason"] for t in summary(study, config, running=False)["trials"] if t["reason"]]
-        raise NothingFinishedError(f"no trial finished{'; the first reason: ' + reasons[0] if reasons else ''}")
+        why = reasons(study.get_trials(deepcopy=False))
+        raise NothingFinishedError(f"no trial finished{': ' + why if why else ''}")
     _stop_if_interrupted(engine)
     return message
 

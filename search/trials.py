@@ -7,6 +7,7 @@ A study has one objective, the metric, or two, the metric and a cost. Everything
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
@@ -247,6 +248,19 @@ def leaders(study: optuna.Study, count: int) -> list[FrozenTrial]:
 
 def _mark(trial: FrozenTrial) -> str:
     return str(trial.user_attrs.get(POPULATION, {}).get("fingerprint"))
+
+
+def reasons(trials: Sequence[FrozenTrial], most: int = 3) -> str:
+    """Return why trials failed, the most frequent reasons first, each with its count; those that differ in numbers only
+    are one."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for t in trials:
+        if t.state == TrialState.FAIL:
+            reason = str(t.user_attrs.get(REASON, "unknown"))
+            groups[re.sub(r"\d+", "#", reason)].append(reason)
+    ordered = sorted(groups.values(), key=len, reverse=True)
+    rest = sum(map(len, ordered[most:]))
+    return "; ".join([*(f"{len(g)} x {g[0]}" for g in ordered[:most]), *([f"{rest} x others"] if rest else [])])
 
 
 def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -22,7 +22,17 @@ from search.ledger import Ledger
 from search.populations import Reply, Result, Slot, Task, Wait, split_task
 from search.run_folder import RunFolder
 from search.study import StudyConfig
-from search.trials import BASELINE, ORIGIN, POPULATION, baseline_trial, best_trial, leaders, open_study, summary
+from search.trials import (
+    BASELINE,
+    ORIGIN,
+    POPULATION,
+    baseline_trial,
+    best_trial,
+    leaders,
+    open_study,
+    reasons,
+    summary,
+)
 from search.worker import Worker
 from tests.search import tiny
 from tests.search.tiny import drain, failing, interleaved, pretend, records, steps, study
@@ -323,6 +333,35 @@ def test_a_setting_that_cannot_be_built_fails_alone(run: Path, real: Worker) -> 
     assert found[2]["reason"] == "dropout: must be 0 or more and below 1, got 1.25"
 
 
+# ---- what is said ----------------------------------------------------------------------------------------------------
+
+
+def test_reasons_are_counted(run: Path) -> None:
+    source = tiny.ledger(study(budget={"trials": 6}, max_failure_rate=1.0, pruner="none"), run, size=6)
+    task = take(source)
+    result = pretend(task, source.report)
+    for k, reason in enumerate(("not finite at epoch 3", "no CUDA", "not finite at epoch 12", "a", "b")):
+        result.outcomes[k].failure = reason
+    source.finish(task.name, result)
+    trials = source.study.get_trials()
+    assert reasons(trials) == "2 x not finite at epoch 3; 1 x no CUDA; 1 x a; 1 x others"
+    assert reasons(trials[5:]) == ""
+
+
+def test_the_overhead_is_counted_over_all_drivers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(100_000))
+    monkeypatch.setattr("search.overhead.time", SimpleNamespace(perf_counter=lambda: 0.25 * next(ticks)))
+    config = study(pruner="none")
+    for done in (3, 6):
+        source = tiny.ledger(config, run)
+        drain(source, pretend, 1)
+        source.close()
+        assert source.spent == 0.25 * (1 + 4 + 1) * done / 3, "asked once, four epochs, told once"
+        found = summary(source.study, config, running=False)
+        assert found["overhead"]["milliseconds_per_trial"] == pytest.approx(1000 * source.spent / done)
+        assert found["overhead"]["share"] == pytest.approx(source.spent / found["used"]["seconds"])
+
+
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 
@@ -375,7 +414,9 @@ def test_too_many_failures_stop_the_study(run: Path) -> None:
     assert source.message == "" and source.pending()
     tasks = drain(source, failing("something else"))
     assert len(tasks) == 1
-    assert source.message == "stopped: 6 of 10 trials failed, more than max_failure_rate=0.5; the first: no CUDA device"
+    assert source.message == (
+        "stopped: 6 of 10 trials failed, more than max_failure_rate=0.5: 4 x no CUDA device; 2 x something else"
+    )
     assert source.status()["message"] == source.message
     assert source.next() is None and not source.pending()
 
