@@ -229,4 +229,11 @@ class Dataset:
             return array.astype(np.float32)
 
     def _strings(self, key: str) -> tuple[str, ...]:
-        return tuple(str(value) for value in self._source.read(key).tolist())
+        texts = tuple(str(value) for value in self._source.read(key).tolist())
+        broken = next((k for k, text in enumerate(texts) if any("\ud800" <= c <= "\udfff" for c in text)), None)
+        if broken is not None:
+            raise UserError(
+                f"{self._source.place}: {key}[{broken}] holds half of a character (a surrogate), which no file can; "
+                "clean the text with .encode(errors='replace')"
+            )
+        return texts

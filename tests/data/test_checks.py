@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,6 +54,7 @@ STRUCTURE = {
         r"test/text has shape \[9, 12, 0\].*without an empty axis",
     ),
     "label axes": (replace("test/regression_labels", lambda a: a[:, None]), r"shape \[9, 1\]; it must be \[samples\]"),
+    "no axis": (replace("train/regression_labels", lambda a: a[0]), r"shape \[\]; it must be \[samples\]"),
     "empty": (replace("valid/regression_labels", lambda a: a[:0]), "valid is empty; every split needs at least one"),
     "no split": (drop("test/"), "the split 'test' is missing; a data set needs train, valid and test"),
     "no labels": (drop("valid/regression_labels"), "valid/regression_labels is missing; every split needs it"),
@@ -70,6 +72,7 @@ VALUES = {
     "nan": (set_to("train/audio", (3, 2), np.nan), r"train/audio has 8 values that are NaN.*data: \{nonfinite: zero\}"),
     "inf": (set_to("train/vision", (0, 0, 0), np.inf), "train/vision has 1 values that are NaN or infinite"),
     "label": (set_to("train/regression_labels", 4, np.nan), "train/regression_labels has 1 values.*the first in row 4"),
+    "half a character": (set_to("train/id", 2, "a\udc64"), r"train/id\[2\] holds half of a character"),
     "words": (replace("train/text", lambda a: a.astype(np.str_)), "train/text has dtype <U.*it must hold numbers"),
 }
 
@@ -177,3 +180,38 @@ def test_npz_with_objects_is_refused(tmp_path: Path, arrays: Arrays):
     np.savez(path, **{**arrays, "train/id": arrays["train/id"].astype(object)})
     with pytest.raises(UserError, match="train/id: holds Python objects"):
         open_dataset(path)
+
+
+@pytest.mark.parametrize(
+    "claim", [b"(1152921504606846976,)", b"(4294967296, 4294967296)", b"(-1,)", b"(" * 4000, b"(1e9,)"]
+)
+def test_a_header_must_say_what_is_there(tmp_path: Path, arrays: Arrays, claim: bytes):
+    """Nothing is made of a claim: 2^60 values would not fit into any machine."""
+    path = tmp_path / "toy.npz"
+    write_arrays(path, arrays)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    spoilt = parts["train/regression_labels.npy"]
+    at = spoilt.index(b"'shape': ") + 9
+    header = spoilt[10:at] + claim + b", }\n"
+    parts["train/regression_labels.npy"] = spoilt[:8] + len(header).to_bytes(2, "little") + header + spoilt[128:]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    with pytest.raises(UserError, match=r"toy\.npz: is not a readable .npz of plain arrays .train/regression_labels: "):
+        open_dataset(path)
+
+
+def test_an_array_that_no_memory_holds(monkeypatch: pytest.MonkeyPatch, npz: Path):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=100))
+    with pytest.raises(
+        UserError, match=r"takes 0\.0 GB and this machine has 0.0 GB free; take a machine with more memory"
+    ):
+        open_dataset(npz)
+
+
+def test_text_of_numbers_that_are_no_characters(tmp_path: Path, arrays: Arrays):
+    arrays["train/id"] = np.frombuffer(b"\xff" * 80, "<U1")
+    write_arrays(tmp_path / "toy.npz", arrays)
+    with pytest.raises(UserError, match="train/id: its text holds characters that do not exist"):
+        open_dataset(tmp_path / "toy.npz")
