@@ -26,6 +26,8 @@ def convert(source: str | Path, target: str | Path) -> None:
         raise UserError(f"{target}: the target must end in .npz, got suffix {target.suffix!r}")
     if not source.is_file():
         raise UserError(f"{source}: there is no such file; give the path of an MMSA pickle")
+    if source.suffix == ".npz":
+        raise UserError(f"{source}: is an .npz already; only MMSA's pickles need to be converted, so use it as it is")
     pickled = MmsaPickleSource(source)
     modalities = choose_modalities(pickled, None)
     check_structure(pickled, modalities)

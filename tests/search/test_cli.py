@@ -298,7 +298,7 @@ def test_plant_describe_convert(capsys: Capture) -> None:
         (["plant", "config.yaml/planted.npz"], "config.yaml: cannot be read or written: "),
         (["describe", "nowhere.npz"], "nowhere.npz: there is no such file"),
         (["convert", "nowhere.pkl", "a.npz"], "nowhere.pkl: there is no such file"),
-        (["convert", "data.npz", "a.npz"], "data.npz: the pickle is truncated or damaged"),
+        (["convert", "data.npz", "a.npz"], "data.npz: is an .npz already; only MMSA's pickles need to be converted"),
         (["convert", "nowhere.pkl", "a.txt"], "a.txt: the target must end in .npz"),
         (["frob"], "No such command 'frob'"),
     ],
@@ -389,7 +389,8 @@ def test_train_evaluate_predict_verify(capsys: Capture) -> None:
     assert trained["model"] == "model"
     assert trained["valid"]["mae"]["n"] == 2
     measured = json.loads(ran(capsys, "evaluate", "model", "--json"))
-    assert measured["valid"]["mae"] == pytest.approx(trained["valid"]["mae"], abs=1e-5)
+    known = {key: measured["valid"]["mae"][key] for key in trained["valid"]["mae"]}
+    assert known == pytest.approx(trained["valid"]["mae"], abs=1e-5)
     assert "mae" in measured["ensemble"]
     assert "mae" in ran(capsys, "evaluate", "model", "--split", "test")
     rows = list(csv.DictReader(io.StringIO(ran(capsys, "predict", "model"))))
