@@ -114,10 +114,10 @@ def write_model(opened: Opened, record: Mapping[str, Any]) -> Path:
         "interval": PredictionInterval.fit(members.predictions, opened.valid.labels).to_dict(),
     }
     metrics = {
-        "valid": _short(winner["valid"]),
-        "test": _short(record["test"]["winner"]),
+        "valid": brief(winner["valid"]),
+        "test": brief(record["test"]["winner"]),
         "ensemble": record["ensemble"],
-        "baseline": {"valid": _short(base["valid"]), "test": _short(record["test"]["baseline"])},
+        "baseline": {"valid": brief(base["valid"]), "test": brief(record["test"]["baseline"])},
         "difference": {"valid": winner["difference"], "test": record["test"]["difference"]},
         "test_openings": record["test_openings"],
     }
@@ -199,7 +199,7 @@ def train_model(
         raise UserError(f"training failed with every seed; the first: {runs[0].failure}; try a smaller optimizer.lr")
     predictions = np.stack([r.predictions for _, r in whole if r.predictions is not None])
     states = [r.state for _, r in whole if r.state is not None]
-    metrics = {"valid": _short(estimates(predictions, valid.labels, objective.convention, videos(valid.ids)))}
+    metrics = {"valid": brief(estimates(predictions, valid.labels, objective.convention, videos(valid.ids)))}
     provenance = {
         **environment(),
         "data_path": data,
@@ -289,7 +289,7 @@ def _card(metrics: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
     )
 
 
-def _short(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def brief(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return estimates as ``metrics.json`` has them, whose keys other programs rely on."""
     return {metric: {key: e[key] for key in ("mean", "std", "n", "low", "high")} for metric, e in found.items()}
 

@@ -125,7 +125,7 @@ def evaluate(model: Path, data: str | None, split: str, as_json: bool) -> None:
         export.count_opening(RunFolder(model.parent), "evaluate")
     convention = found.provenance["convention"]
     predictions, interval = found.predict(part), found.interval
-    members = estimates(predictions, part.labels, convention, videos(part.ids))
+    members = export.brief(estimates(predictions, part.labels, convention, videos(part.ids)))
     ensemble = measure(predictions.mean(0), part.labels, convention)
     inside, width = interval.coverage(predictions, part.labels), 2 * float(interval.half(predictions).mean())
     said = f"{inside:.1%} of the labels lie in the {interval.level:.0%} intervals, of mean width {width:.2f}"
