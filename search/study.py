@@ -364,6 +364,14 @@ def _written(config: MemberConfig | None) -> dict[str, Any] | None:
 
 def _beside(path: T, folder: Path) -> T | str:
     """Return the path in the study's folder where it exists only there; what is no path stays as it is."""
-    if isinstance(path, str) and not Path(path).exists() and (folder / path).exists():
+    if isinstance(path, str) and not _exists(Path(path)) and _exists(folder / path):
         return str(folder / path)
     return path
+
+
+def _exists(path: Path) -> bool:
+    """Tell whether a path exists; one that the file system refuses, as it is too long, does not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
