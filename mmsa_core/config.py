@@ -178,6 +178,9 @@ def _plugin(value: Any, place: str) -> PlugIn:
     if value is False:
         raise UserError(f"{place}: a bare no/off is a boolean in YAML; write 'none'")
     data = _mapping(value, place)
+    for key in data:
+        if not isinstance(key, str):
+            raise UserError(f"{place}: a setting's name must be text, got {key!r}; rename or quote it")
     if not isinstance(data.get("name"), str):
         raise UserError(f"{place}: needs a plug-in's name, e.g. {{name: concat}}, got {dict(data)!r}")
     return PlugIn(data["name"], MappingProxyType({k: v for k, v in data.items() if k != "name"}))

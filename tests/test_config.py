@@ -51,6 +51,7 @@ def test_pair_settings_are_told_from_the_plug_ins() -> None:
     [
         ({"fussion": "concat"}, "config: unknown key 'fussion'; did you mean 'fusion'"),
         ({"encoders": {"txt": "pool"}}, "config.encoders: unknown key 'txt'; did you mean 'text'"),
+        ({"fusion": {"name": "sum", None: 1}}, "config.fusion: a setting's name must be text, got None"),
         ({"encoders": {}}, "config.encoders: must name at least one modality"),
         ({"encoders": "pool"}, "config.encoders: must be a mapping, got 'pool'"),
         ({"encoders": {"text": {"nam": "pool"}}, "alignment": {}}, "config.encoders.text: needs a plug-in's name"),

@@ -313,5 +313,5 @@ def test_shipped_studies_load() -> None:
 
 def test_a_path_that_is_too_long_is_said(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(f"study: s\nbudget: {{trials: 4}}\nspace: {'x' * 300}.yaml\n", encoding="utf-8")
-    with pytest.raises(UserError, match="cannot be read as UTF-8 text: .*File name too long"):
+    with pytest.raises(UserError, match=r"cannot be read as UTF-8 text: .*File name too long"):
         StudyConfig.load(tmp_path / "x.yaml")
