@@ -184,7 +184,15 @@ def steps() -> list[dict[str, Any]]:
         [],
         [("fusion", "concat", "low_rank")],
         [("alignment.text-audio", "none", "intra_contrastive")],
-        [("encoders.text", "pool", "attention"), ("labels", "none", "ulgm"), ("optimizer.lr", 0.001, 0.00231)],
+        [
+            ("encoders.text", "pool", "attention"),
+            ("labels", "none", "ulgm"),
+            (
+                "settings",
+                "encoders.text.dropout 0.1, heads.dropout 0.1",
+                "encoders.text.dropout 0.442, heads.dropout 0.18",
+            ),
+        ],
     ]
     means = [0.822, 0.806, 0.797, 0.781]
     gaps = [None, *resolve([value(b - a, 0.012) for a, b in pairwise(means)])]
@@ -280,7 +288,9 @@ def information() -> dict[str, Any]:
 
     def entry(first: str, second: str, scale: float) -> dict[str, Any]:
         bits = {"redundancy": 0.12, "unique_first": 0.2, "unique_second": 0.015, "synergy": 0.05}
-        return {"first": first, "second": second, **{k: term(scale * v) for k, v in bits.items()}, "discrete": bits}
+        products = None if "+" in second else term(0.04 * scale)
+        parts = {k: term(scale * v) for k, v in bits.items()}
+        return {"first": first, "second": second, **parts, "products": products, "discrete": bits}
 
     def side(target: str, scale: float) -> dict[str, Any]:
         return {

@@ -156,6 +156,22 @@ def test_the_front_is_what_nothing_beats(run: RunRecord) -> None:
     assert own == slow and len(own) >= 2
 
 
+def test_long_changes_of_the_path_are_named_by_their_place(run: RunRecord) -> None:
+    texts = [a.text for a in plots(run)["path"].figure.layout.annotations]
+    assert any("settings" in t for t in texts) and not any("dropout" in t for t in texts)
+    frame = tables(run)["path"].frame
+    assert "encoders.text.dropout 0.442" in frame["after"].iloc[-1]
+
+
+def test_products_are_a_part_of_pairs_alone(run: RunRecord) -> None:
+    figures = plots(run)
+    pair, rest = (figures[n].figure.layout.yaxis.ticktext for n in ("pid-pairs-0", "pid-one-versus-rest-0"))
+    assert pair == ("redundancy", "only text", "only audio", "synergy", "of it by products") and rest == (
+        "redundancy", "only text", "only audio+vision", "synergy",
+    )  # fmt: skip
+    assert list(tables(run)["information"].frame["term"]).count("products") == 6
+
+
 def test_a_study_with_a_latency_has_its_front(run: RunRecord) -> None:
     assert "pareto-latency" not in plots(run)
     objective = run.config.objective.model_copy(update={"cost": "latency"})
@@ -245,6 +261,10 @@ def test_the_expenses_add_up(run: RunRecord) -> None:
     frame = tables(run)["expenses"].frame.set_index("what")
     assert frame.loc["pruned trials", "count"] == 150 and frame.loc["pruned trials", "member_epochs"] == 150
     assert frame.loc["pruned trials", "seconds"] == 75.0
+    unknown = tuple(replace(t, seconds=None) if t.state == "pruned" else t for t in run.trials)
+    assert {r[0]: r[3] for r in tables(replace(run, trials=unknown))["expenses"].rows}["pruned trials"] == (
+        "not measured"
+    )
     assert frame["count"][:-1].sum() == len(run.trials)
     assert tables(run)["expenses"].rows[-1][1] == "115 of 140"
 

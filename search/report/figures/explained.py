@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from search.report.collect import RunRecord
-from search.report.figures.plot import BLUE, GREY, RED, Plot, Series, axis, better, empty, forest, quoted
+from search.report.figures.plot import BLUE, GREY, LETTERS, RED, Plot, Series, axis, better, empty, forest, quoted
 from search.report.wording import by_resolution, is_resolved, label, place_name, read
 
 HELP, HINDRANCE = "rgba(43,133,192,{})", "rgba(213,94,0,{})"
@@ -90,10 +90,16 @@ def pair_name(entry: Mapping[str, Any]) -> str:
 def step_name(step: Mapping[str, Any], last: int) -> str:
     """Return what a step of the path changes."""
     changes = zip(step["changed"], step["before"], step["after"], strict=True)
-    said = ", ".join(f"{place_name(str(p))} {_value(old)} → {_value(new)}" for p, old, new in changes)
+    said = ", ".join(_change(str(place), _value(old), _value(new)) for place, old, new in changes)
     if step["step"] == 0:
         return "baseline"
     return f"{step['step']}  {said or 'settings'}{' (winner)' if step['step'] == last else ''}"
+
+
+def _change(place: str, old: str, new: str) -> str:
+    """Return a change; of settings that change together, which is too long for a row, only where."""
+    said = f"{place_name(place)} {old} → {new}"
+    return said if len(said) <= LETTERS else place_name(place)
 
 
 def _value(value: object) -> str:

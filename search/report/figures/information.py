@@ -8,7 +8,8 @@ from typing import Any
 from search.report.collect import RunRecord
 from search.report.figures.plot import BLUE, GREY, ORANGE, Plot, small
 
-TERMS = ("redundancy", "unique_first", "unique_second", "synergy")
+TERMS = ("redundancy", "unique_first", "unique_second", "synergy", "products")
+"""The parts of what two sources say, and the part of the synergy that takes products of the two."""
 SOURCES = (("data", "label, by the data", BLUE, 0.2), ("model", "prediction, by the winner", ORANGE, -0.2))
 
 
@@ -26,21 +27,29 @@ def information(run: RunRecord) -> list[Plot]:
     return made
 
 
+def terms(entry: Mapping[str, Any]) -> list[str]:
+    """Return the terms that a decomposition has: products are measured between two single modalities alone."""
+    return [term for term in TERMS if entry.get(term) is not None]
+
+
 def term_name(term: str, entry: Mapping[str, Any]) -> str:
     """Return a term of a decomposition with the modality that it is unique to."""
-    return f"only {entry[term.removeprefix('unique_')]}" if term.startswith("unique") else term
+    if term.startswith("unique"):
+        return f"only {entry[term.removeprefix('unique_')]}"
+    return "of it by products" if term == "products" else term
 
 
 def _decomposition(name: str, both: Mapping[str, Mapping[str, Any]]) -> Plot:
     first = both["data"]
     title = f"{first['first']} and {first['second']}"
-    figure = small("bits", title, 250)
-    rows = {term: len(TERMS) - 1 - k for k, term in enumerate(TERMS)}
+    known = [term for term in terms(first) if all(term in terms(entry) for entry in both.values())]
+    figure = small("bits", title, 90 + 40 * len(known))
+    rows = {term: len(known) - 1 - k for k, term in enumerate(known)}
     for source, legend, colour, shift in SOURCES:
         if source not in both:
             continue
-        values = [both[source][term] for term in TERMS]
-        at = [rows[term] + (shift if len(both) > 1 else 0.0) for term in TERMS]
+        values = [both[source][term] for term in known]
+        at = [rows[term] + (shift if len(both) > 1 else 0.0) for term in known]
         bars = {
             "type": "data", "symmetric": False, "thickness": 1.5, "width": 3, "color": GREY,
             "array": [max(0.0, v["high"] - v["value"]) for v in values],
@@ -56,8 +65,8 @@ def _decomposition(name: str, both: Mapping[str, Mapping[str, Any]]) -> Plot:
             marker={"symbol": "line-ns", "size": 13, "line": {"width": 2, "color": GREY}},
             hovertemplate="chance, 95 %: %{x:.4f}<extra></extra>",
         )  # fmt: skip
-    names = [term_name(term, first) for term in TERMS]
-    figure.update_yaxes(tickvals=[rows[t] for t in TERMS], ticktext=names, range=[-0.6, len(TERMS) - 0.4], ticks="")
+    names = [term_name(term, first) for term in known]
+    figure.update_yaxes(tickvals=[rows[t] for t in known], ticktext=names, range=[-0.6, len(known) - 0.4], ticks="")
     figure.update_yaxes(showgrid=False)
     figure.update_xaxes(nticks=5, rangemode="tozero")
     return Plot(name, figure, f"Information of {title} in bits: redundancy, unique parts and synergy")

@@ -67,7 +67,7 @@ def _marginal(run: RunRecord, place: int, curve: Mapping[str, Any], ends: tuple[
 def _ticks(low: float, high: float) -> list[float]:
     """Return round numbers in a range that is drawn on a logarithmic scale, three to seven or so."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1,) if high / low > 1000 else (1, 3) if high / low > 10 else (1, 2, 3, 5)
+    steps = (1,) if high / low >= 300 else (1, 3) if high / low > 10 else (1, 2, 3, 5)
     return [v for d in decades for s in steps if low <= (v := float(f"{s}e{d}")) <= high]
 
 

@@ -18,9 +18,11 @@ def expenses(run: RunRecord) -> Table:
     for state in STATES:
         which = [t for t in run.trials if t.state == state]
         if which:
-            seconds, epochs = sum(t.seconds or 0.0 for t in which), sum(t.epochs for t in which)
-            frame.append({"what": f"{state} trials", "count": len(which), "member_epochs": epochs, "seconds": seconds})
-            rows.append((f"{state} trials", str(len(which)), thousands(epochs), duration(seconds)))
+            times, epochs = [t.seconds for t in which if t.seconds is not None], sum(t.epochs for t in which)
+            known = sum(times) if times else None  # a trial that is dropped at a rung has none of its own
+            frame.append({"what": f"{state} trials", "count": len(which), "member_epochs": epochs, "seconds": known})
+            said = "not measured" if known is None else duration(known)
+            rows.append((f"{state} trials", str(len(which)), thousands(epochs), said))
     if run.confirm is not None:
         candidates = run.confirm["candidates"]
         counts = [c["valid"][run.metric]["n"] for c in candidates]

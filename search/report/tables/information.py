@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from search.report.collect import RunRecord
-from search.report.figures.information import TERMS, term_name
+from search.report.figures.information import term_name, terms
 from search.report.tables.table import Table
 from search.report.wording import number
 
@@ -18,7 +18,7 @@ def information(run: RunRecord) -> Table:
         if record is None:
             continue
         for entry in [*record["pairs"], *record.get("one_versus_rest", [])]:
-            for term in TERMS:
+            for term in terms(entry):
                 found = entry[term]
                 names = {"of": record["target"], "first": entry["first"], "second": entry["second"], "term": term}
                 frame.append({**names, **found, "discrete": entry.get("discrete", {}).get(term)})
