@@ -71,6 +71,8 @@ class Asker:
         """
         asking = _Asking(generation, self._fingerprints())
         seed = mix("sampler", self.config.seeds.base, len(self._all()))
+        if not self.drivers.leads:  # two drivers that ask at once see as many trials, and must not draw the same
+            seed = mix(self.drivers.token, seed)
         first = self._ask(seed, {}, asking)
         structure = self.space.structural(first.params)
         most_members = min(self.size, self.limit(structure))
