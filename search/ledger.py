@@ -44,6 +44,8 @@ from search.trials import (
 
 GENERATION = 4
 """Populations asked for together in deterministic mode; more workers than this would idle there."""
+SETTLE = 0.5
+"""Seconds until drivers that begin a shared study at once have seen each other, so that one of them leads."""
 BREAKER_TRIALS = 8
 """Trials that must have ended before the failure rate can stop a study."""
 
@@ -88,6 +90,8 @@ class Ledger:
         self._started = time.monotonic()
         self.spent = float(self.study.user_attrs.get(OVERHEAD, 0.0))
         self._seconds_before = float(self.study.user_attrs.get(SECONDS, 0.0))
+        if not self._all() and config.storage not in ("journal", "sqlite"):
+            time.sleep(SETTLE)
         if self.drivers.leads:
             if not self._all():
                 self.asker.begin(first)
