@@ -6,6 +6,7 @@ It has no test argument: the test split cannot take part in training or selectio
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -206,7 +207,10 @@ class _Course:
             self.runs[k].state = {n: t[row].cpu() for n, t in self.best.items()}
 
     def save(self, path: Path, epoch: int, seconds: float) -> None:
-        """Write a checkpoint of the members still alive and of the record of all, after ``seconds`` of training."""
+        """Write a checkpoint of the members still alive and of the record of all, after ``seconds`` of training.
+
+        Where it cannot be written (a full disk), the last one stays and training goes on: only the way back is longer.
+        """
         record = [{k: v for k, v in vars(r).items() if k not in ("predictions", "state")} for r in self.runs]
         meta = {"epoch": epoch, "seconds": seconds, "alive": self.alive, "runs": record, "members": marks(self.members)}
         tensors = {f"population.{n}": t.cpu().contiguous() for n, t in self.population.state().items()}
@@ -216,9 +220,12 @@ class _Course:
                 tensors[f"predictions.{k}"] = torch.from_numpy(run.predictions)
             if run.state is not None:
                 tensors |= {f"state.{k}.{n}": t.contiguous() for n, t in run.state.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, {"course": json.dumps(meta)})
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                save_file(tensors, temporary, {"course": json.dumps(meta)})
+        except (OSError, SafetensorError) as error:
+            logging.getLogger(__name__).warning("%s: no checkpoint was written: %s", path, error)
 
     def resume(self, path: Path) -> int:
         """Take up a checkpoint; return the first epoch that is still to be trained."""

@@ -381,8 +381,10 @@ def _known(error: Exception) -> None:
             sys.exit(EXIT_MISTAKE)
         context = getattr(error, "ctx", None)
         _exit(f"{message}; see {context.command_path if context else 'mmsa-search'} --help", EXIT_MISTAKE)
-    if isinstance(error, OSError) and error.filename is not None:
-        _exit(f"{error.filename}: cannot be read or written: {error.strerror}", EXIT_MISTAKE)
+    from search.outage import outage
+
+    if (why := outage(error)) is not None:
+        _exit(why, EXIT_MISTAKE)
     if name == "InterruptedStudyError":
         _exit("stopped and saved; run the same command again to go on", EXIT_INTERRUPTED)
     if name == "HandedOverError":

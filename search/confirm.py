@@ -17,6 +17,7 @@ import torch
 from mmsa_core.atomic import replacing, write_text
 from mmsa_core.config import MemberConfig
 from mmsa_core.data.split import Split, videos
+from mmsa_core.errors import UserError
 from mmsa_core.metrics import evaluate
 from mmsa_core.noise import mix
 from mmsa_core.predict import predict
@@ -31,6 +32,7 @@ from search.study import StudyConfig
 
 NEEDS: Needs = {"metric": str, "seeds": list, "baseline": int, "winner": int, "candidates": list, "test": dict}
 """What every reader of ``confirm.json`` takes of it."""
+AGAIN = "move it away and confirm the run again"
 OPENINGS = "test_openings"
 Weights = Literal["needed", "kept", "dropped"]
 
@@ -68,6 +70,10 @@ class ConfirmPlan:
         self._rounds = rounds()
         self._draining = False
         self._advance()
+
+    @property
+    def path(self) -> Path:
+        return self.folder
 
     def next(self) -> Task | Wait | None:
         if not self.queue or self._draining:
@@ -196,7 +202,14 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         UserError: it is damaged.
     """
     path = folder / "confirm.json"
-    return read_json(path, NEEDS, "move it away and confirm the run again") if path.exists() else None
+    if not path.exists():
+        return None
+    record = read_json(path, NEEDS, AGAIN)
+    known = [c.get("trial") for c in record["candidates"] if isinstance(c, dict)]
+    for role in ("winner", "baseline"):
+        if record[role] not in known:
+            raise UserError(f"{path}: {role} is trial {record[role]}, which is no candidate; {AGAIN}")
+    return record
 
 
 def _even(seeds: Sequence[int], size: int) -> list[list[int]]:

@@ -97,6 +97,10 @@ class Ledger:
                 self.asker.begin(first)
             self._adopt()
 
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
     # ---- the source of tasks -------------------------------------------------------------------------------------
 
     @timed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,6 +90,10 @@ class Wait:
 
 class Source(Protocol):
     """Where tasks come from and where results go: the search's ledger, or a plan of seeds to confirm."""
+
+    @property
+    def path(self) -> Path:
+        """The folder that results are written to."""
 
     def next(self) -> Task | Wait | None:
         """Return a task, :class:`Wait`, or None when there will be no more."""

@@ -13,7 +13,6 @@ import shutil
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
@@ -38,13 +37,13 @@ from ray.tune.search import Searcher
 
 from mmsa_core.data.split import Split
 from mmsa_core.errors import UserError
-from search.populations import Reply, Result, Source, Task, Wait
+from search.desk import Desk, Patience
+from search.populations import Source, Wait
 from search.study import ResourcesConfig
 from search.worker import Worker, explain
 
 BARREN_RESTARTS = 3
 """How often Tune may end without a finished task in between before the run gives up."""
-WAIT = "wait"
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,12 @@ class Engine:
     once.
     """
 
-    def __init__(self, placement: Placement, on_status: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(
+        self, placement: Placement, on_status: Callable[[Mapping[str, Any]], None], patience: Patience | None = None
+    ) -> None:
         self.placement = placement
         self.on_status = on_status
+        self.patience = patience
         self._asked = threading.Event()
         self._open = ExitStack()
 
@@ -101,10 +103,13 @@ class Engine:
         """Run a source's tasks to the end (or until interrupted) and return its last status.
 
         ``make_source`` is called in the desk's own process. ``splits`` are train and valid: workers have no other data.
+
+        Raises:
+            UserError: the disk or the storage gave out; running again goes on.
         """
         if not ray.is_initialized():
             _start_ray(self.placement)
-        desk = _Desk.remote(make_source)  # type: ignore[attr-defined]
+        desk = ray.remote(num_cpus=0)(Desk).remote(make_source, self.patience)
         ray.get(desk.pulse.remote())
         over = threading.Event()
         monitor = threading.Thread(target=self._monitor, args=(desk, over), daemon=True)
@@ -119,7 +124,11 @@ class Engine:
                 _tune(desk, splits, self.placement)
                 ray.get(desk.abandon.remote())
                 barren = barren + 1 if ray.get(desk.finished.remote()) == before else 0
-            return dict(ray.get(desk.close.remote()))
+            status = dict(ray.get(desk.close.remote()))
+            failure = ray.get(desk.failure.remote())
+            if failure is not None:
+                raise failure
+            return status
         finally:
             over.set()
             monitor.join(timeout=5)
@@ -131,13 +140,15 @@ class Engine:
         self._asked.set()
 
     def _monitor(self, desk: Any, over: threading.Event) -> None:
-        """Show the status every second, and pass an interrupt on to the source."""
+        """Every second show the status, end workers that hang, and pass an interrupt on to the source."""
         drained = False
         while not over.wait(1.0):
             try:
                 if self.interrupted and not drained:
                     ray.get(desk.drain.remote())
                     drained = True
+                for worker in ray.get(desk.silent.remote()):
+                    ray.kill(worker)
                 self.on_status(ray.get(desk.pulse.remote()))
             except ray.exceptions.RayError:
                 return
@@ -188,70 +199,6 @@ def _tune(desk: Any, splits: tuple[Split, Split], placement: Placement) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-@ray.remote(num_cpus=0)
-class _Desk:
-    """The source in a process of its own, and what is known of the speed."""
-
-    def __init__(self, make_source: Callable[[], Source]) -> None:
-        self.source = make_source()
-        self.tasks: dict[str, Task] = {}
-        self.member_epochs = 0
-        self.done = 0
-        self.draining = False
-        self.started = time.monotonic()
-
-    def next(self) -> str | None:
-        """Return a task's name, WAIT, or None at the end."""
-        task = self.source.next()
-        if task is None or isinstance(task, Wait):
-            return None if task is None else WAIT
-        self.tasks[task.name] = task
-        return task.name
-
-    def task(self, name: str) -> Task:
-        return self.tasks[name]
-
-    def report(self, name: str, epoch: int, values: Mapping[int, float], cost: float | None) -> Reply:
-        self.member_epochs += len(values)
-        return self.source.report(name, epoch, values, cost)
-
-    def finish(self, name: str, result: Result) -> None:
-        self.done += 1
-        self.source.finish(name, result)
-
-    def lost(self, name: str, reason: str) -> None:
-        self.source.lost(name, reason)
-
-    def abandon(self) -> None:
-        self.source.abandon()
-
-    def drain(self) -> None:
-        self.draining = True
-        self.source.drain()
-
-    def open(self) -> bool:
-        """Tell whether the source still has something to hand out."""
-        return self.source.pending()
-
-    def ready(self) -> bool:
-        """Tell whether it has something now, or waits for another driver."""
-        return self.source.ready()
-
-    def finished(self) -> int:
-        return self.done
-
-    def pulse(self) -> dict[str, Any]:
-        seconds = time.monotonic() - self.started
-        rate = self.member_epochs / seconds if seconds > 0 else 0.0
-        own = {"member_epochs": self.member_epochs, "seconds": seconds, "rate": rate, "draining": self.draining}
-        return {**self.source.status(), "speed": own}
-
-    def close(self) -> dict[str, Any]:
-        status = self.pulse()
-        self.source.close()
-        return status
-
-
 class _Searcher(Searcher):
     """Gives Tune the source's tasks as trials."""
 
@@ -264,7 +211,7 @@ class _Searcher(Searcher):
         name = ray.get(self.desk.next.remote())
         if name is None:
             return str(Searcher.FINISHED)
-        if name == WAIT:
+        if isinstance(name, Wait):
             return None
         self.tasks[trial_id] = name
         return {"task": name}
@@ -295,7 +242,8 @@ class _Population(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        task = ray.get(self.desk.task.remote(self.name))
+        own = ray.get_runtime_context().current_actor
+        task = ray.get(self.desk.take.remote(self.name, own))
         result = self.worker.run(task, lambda *news: ray.get(self.desk.report.remote(*news)))
         ray.get(self.desk.finish.remote(self.name, result))
         return {"done": True}

@@ -279,7 +279,7 @@ def plant(target: Path, seed: int, problem: str) -> None:
 def result(opened: Opened, record: Mapping[str, Any], as_json: bool) -> None:
     """Print what a study found: the best configuration, its confirmed metric with interval, and where things are."""
     from search.configs import modules
-    from search.trials import is_outside, open_study
+    from search.trials import is_outside, open_study, recorded_trial
 
     metric, folder = record["metric"], opened.folder.path
     winner = next(c for c in record["candidates"] if c["trial"] == record["winner"])
@@ -291,7 +291,7 @@ def result(opened: Opened, record: Mapping[str, Any], as_json: bool) -> None:
     console = Console()
     if record.get("message"):
         console.print(f"[yellow]{record['message']}")
-    trial = open_study(opened.config, opened.folder).get_trials(deepcopy=False)[record["winner"]]
+    trial = recorded_trial(open_study(opened.config, opened.folder), record["winner"])
     params = modules(opened.sampled(trial)) if is_outside(trial) else trial.params
     console.print(
         f"\n[bold]Best configuration[/] (trial {record['winner']}" + (", the baseline)" if winner is base else ")")

@@ -65,6 +65,33 @@ def _check_user(spec: str) -> None:
 def _journal(path: Path) -> optuna.storages.JournalStorage:
     """Open a journal. A line that a crash left half written is taken away first: the next one would be appended to it,
     and then neither could be read."""
+    _cut_half_line(path)
+    try:
+        return optuna.storages.JournalStorage(_WholeLines(str(path)))
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, optuna.exceptions.OptunaError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        raise UserError(
+            f"{path}: the journal is damaged ({reason}); restore it from a copy, or start anew with another --out"
+        ) from None
+
+
+class _WholeLines(JournalFileBackend):
+    """A journal file that keeps nothing of a write that failed, as on a full disk."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._path = Path(path)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        try:
+            super().append_logs(logs)
+        except OSError:
+            _cut_half_line(self._path)
+            raise
+
+
+def _cut_half_line(path: Path) -> None:
+    """Take away a last line that is half there."""
     if path.exists() and _half_line(path) > 0:
         lock = JournalFileSymlinkLock(str(path))  # writers hold it: what is half written now, nobody is writing
         lock.acquire()
@@ -72,13 +99,6 @@ def _journal(path: Path) -> optuna.storages.JournalStorage:
             os.truncate(path, path.stat().st_size - _half_line(path))
         finally:
             lock.release()
-    try:
-        return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
-    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, optuna.exceptions.OptunaError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        raise UserError(
-            f"{path}: the journal is damaged ({reason}); restore it from a copy, or start anew with another --out"
-        ) from None
 
 
 def _half_line(path: Path) -> int:

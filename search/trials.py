@@ -229,6 +229,21 @@ def origins(study: optuna.Study) -> dict[str, dict[str, Any]]:
     return found
 
 
+def recorded_trial(study: optuna.Study, number: int) -> FrozenTrial:
+    """Return the trial that a record of the run names.
+
+    Raises:
+        UserError: the study has no such trial, as when its journal was replaced by an older copy.
+    """
+    known = study.get_trials(deepcopy=False)
+    if not 0 <= number < len(known):
+        raise UserError(
+            f"confirm.json: names trial {number}, and the study has {len(known)} trials; restore the study's storage, "
+            "or move confirm.json away and confirm the run again"
+        )
+    return known[number]
+
+
 def baseline_trial(study: optuna.Study) -> FrozenTrial:
     """Return trial 0: the configuration that the study names, else the space's defaults."""
     return study.get_trials(deepcopy=False)[0]

@@ -109,6 +109,17 @@ def test_stopped_and_resumed_is_uninterrupted(splits: Splits, tmp_path: Path, dr
     assert_same_fit(rest, whole)
 
 
+def test_a_checkpoint_that_cannot_be_written_costs_nothing_but_the_way_back(
+    splits: Splits, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    members = several(2, epochs=2)
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "checkpoint.safetensors"
+    kept = fit(members, *splits, objective=MAE, checkpoint=path, checkpoint_epochs=(1,))
+    assert_same_fit(kept, fit(members, *splits, objective=MAE))
+    assert f"{path}: no checkpoint was written" in caplog.text
+
+
 def test_a_killed_fit_goes_on_from_its_last_checkpoint(splits: Splits, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     members = several(3, epochs=4)

@@ -22,7 +22,18 @@ from search.nodes import Arms, Leaf, Values
 from search.records import read_json
 from search.run_folder import RunFolder
 from search.study import StudyConfig
-from search.trials import REASON, RESULT, SECONDS, STATES, cost, is_outside, open_study, origins, score
+from search.trials import (
+    REASON,
+    RESULT,
+    SECONDS,
+    STATES,
+    cost,
+    is_outside,
+    open_study,
+    origins,
+    recorded_trial,
+    score,
+)
 
 CURVE = "curve.csv"
 MAX_CURVES = 200
@@ -151,7 +162,7 @@ def collect(folder: Path, storage: str | None = None) -> RunRecord:
     trials = tuple(_trial(t, run.trial(t.number) / CURVE) for t in study.get_trials(deepcopy=False))
     sign = 1.0 if config.objective.direction == "minimize" else -1.0
     confirm = read_record(folder / "confirm")
-    first = [] if confirm is None else [confirm["winner"], confirm["baseline"]]
+    first = [] if confirm is None else [recorded_trial(study, confirm[r]).number for r in ("winner", "baseline")]
     drawn = [*first, *_spread([t.number for t in trials], [t.number for t in rank(trials, sign)])]
     return RunRecord(
         path=str(folder),

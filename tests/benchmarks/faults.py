@@ -72,7 +72,7 @@ class Study:
         self.told = now
 
     def child(self, name: str) -> psutil.Process | None:
-        """Return a process of the study by a part of its title, e.g. ``ray::_Desk``."""
+        """Return a process of the study by a part of its title, e.g. ``ray::Desk``."""
         assert self.process is not None
         try:
             below = psutil.Process(self.process.pid).children(recursive=True)
@@ -141,7 +141,7 @@ def checkpoint_cut(study: Study) -> bool:
 FAULTS: dict[str, tuple[Fault, int]] = {
     "driver, kill -9": (driver_killed, 20),
     "worker, kill -9": (child_killed("ray::ResourceTrainable"), 6),
-    "the desk (the study's owner), kill -9": (child_killed("ray::_Desk"), 3),
+    "the desk (the study's owner), kill -9": (child_killed("ray::Desk"), 3),
     "Ray's node process, kill -9": (child_killed("raylet/raylet"), 3),
     "SIGTERM": (signalled(signal.SIGTERM), 3),
     "Ctrl-C once": (signalled(signal.SIGINT), 3),

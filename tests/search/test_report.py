@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import search.report
+from mmsa_core.errors import UserError
 from search import pipeline
 from search.ledger import Ledger
 from search.report.build import TITLES, page, write_report
@@ -116,6 +117,25 @@ def test_names_in_figures_are_escaped(run: RunRecord) -> None:
     annotation = specs_of(text)["effects"]["layout"]["annotations"][0]["text"]
     assert annotation == "&lt;/script&gt;&lt;b&gt;bold&lt;/b&gt;: &lt;i&gt;x&lt;/i&gt; against none"
     assert "∞" in text
+
+
+@pytest.mark.parametrize(
+    ("role", "number", "says"),
+    [("winner", 99, "winner is trial 99, which is no candidate"), ("all", 99, "names trial 99, and the study has ")],
+)
+def test_a_record_of_another_study_is_refused(
+    finished: Path, tmp_path: Path, role: str, number: int, says: str
+) -> None:
+    """As when a journal is replaced by an older copy."""
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "confirm" / "confirm.json"
+    record = json.loads(path.read_text())
+    if role == "all":
+        for candidate in record["candidates"]:
+            candidate["trial"] = number if candidate["trial"] == record["winner"] else candidate["trial"]
+    path.write_text(json.dumps({**record, "winner": number}))
+    with pytest.raises(UserError, match=says):
+        write_report(tmp_path / "run")
 
 
 # ---- the tables ------------------------------------------------------------------------------------------------------
