@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 
 from mmsa_core.config import fingerprint
-from search.processes import is_running, same_process, this_process
+from search.processes import is_here, is_running, same_process, this_process
 
 PREFIX = "driver:"
 BEAT, LEASE = 10.0, 60.0
@@ -77,7 +77,7 @@ class Drivers:
     def _is_alive(self, token: str, record: Mapping[str, Any]) -> bool:
         if token == self.token:
             return True
-        if record["host"] == self.own["host"]:
+        if is_here(record):
             return is_running(record)
         beat, now = int(record["beat"]), time.monotonic()
         if token not in self._heard or self._heard[token][0] != beat:

@@ -20,7 +20,7 @@ import numpy as np
 from mmsa_core.atomic import replacing, write_text
 from mmsa_core.errors import UserError
 from search.populations import Outcome, Slot
-from search.processes import end, this_process
+from search.processes import end, is_here, this_process
 from search.records import Needs, read_json
 from search.storage import without_password
 from search.study import StudyConfig
@@ -128,7 +128,7 @@ class RunFolder:
         if file.exists():
             needs: Needs = {"host": str, "pid": int, "start": (int, float)}
             before = read_json(file, needs, "delete it if no driver is at work here")
-            if before["host"] == this_process()["host"] and before["pid"] != os.getpid():
+            if is_here(before) and before["pid"] != os.getpid():
                 end(before)
         write_text(file, json.dumps(this_process()))
 

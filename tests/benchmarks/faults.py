@@ -9,13 +9,16 @@ configuration may be there twice, and what was told before a fault must not have
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +31,9 @@ from mmsa_core.data.synthetic import write_planted
 
 ROOT = Path(__file__).parents[2]
 TRIALS = 24
-SETTINGS = (
-    f"budget.trials={TRIALS}", "rungs.epochs=[4,8,16]", "seeds.confirm=4", "seeds.effects=3", "seeds.leaders=2",
-)  # fmt: skip
+DISK = 600
+"""MiB of the file system that a study on a full disk runs on."""
+SETTINGS = ("rungs.epochs=[4,8,16]", "seeds.confirm=4", "seeds.effects=3", "seeds.leaders=2")
 COMMAND = (sys.executable, "-c", "from search.cli import main; main()", "run", str(ROOT / "spaces/studies/demo.yaml"))
 
 
@@ -40,6 +43,8 @@ class Study:
 
     folder: Path
     rng: random.Random
+    trials_wanted: int = TRIALS
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     told: dict[int, Any] = field(default_factory=dict)
     starts: int = 0
@@ -47,15 +52,12 @@ class Study:
     def start(self) -> None:
         """Give the command; what it says goes to a file."""
         with (self.folder / "said.txt").open("ab") as said:
-            arguments = [
-                *COMMAND,
-                *SETTINGS,
-                "--data",
-                str(self.folder / "data.npz"),
-                "--out",
-                str(self.folder / "run"),
-            ]
-            self.process = subprocess.Popen(arguments, cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
+            data, out = str(self.folder / "data.npz"), str(self.folder / "run")
+            arguments = [*COMMAND, *SETTINGS, f"budget.trials={self.trials_wanted}", "--data", data, "--out", out]
+            environment = {**os.environ, **self.environment}
+            self.process = subprocess.Popen(
+                arguments, cwd=ROOT, stdout=said, stderr=said, start_new_session=True, env=environment
+            )
         self.starts += 1
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
@@ -138,6 +140,65 @@ def checkpoint_cut(study: Study) -> bool:
     return bool(files)
 
 
+def disk_full(study: Study) -> bool:
+    """Leave not a byte free, until the study has ended by itself with a sentence that says so."""
+    ballast = study.folder / "run" / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(2**16))
+    return halted(study, "disk", ballast.unlink)
+
+
+def read_only(study: Study) -> bool:
+    """Take away the right to change anything in the run folder, until the study has ended by itself."""
+    run = str(study.folder / "run")
+    subprocess.run(["chattr", "-R", "+i", run], check=True, stderr=subprocess.DEVNULL)
+    return halted(study, "cannot be", lambda: subprocess.run(["chattr", "-R", "-i", run], check=True))
+
+
+def halted(study: Study, says: str, mend: Callable[[], object]) -> bool:
+    """Wait until the study has ended by itself, which it must have said in a sentence, and mend the fault."""
+    assert study.process is not None
+    try:
+        code = study.process.wait(120)
+    finally:
+        mend()
+    if code == 0:
+        return False
+    last = (study.folder / "said.txt").read_text(encoding="utf-8").splitlines()[-1]
+    assert code == 2 and last.startswith("mmsa-search: ") and says in last, last
+    return True
+
+
+def memory_taken(study: Study) -> bool:
+    """Take memory up to where Ray's monitor kills workers, for some seconds."""
+    victim = study.child("ray::ResourceTrainable")
+    if victim is None:
+        return False
+    share = float(study.environment["RAY_memory_usage_threshold"])
+    hog = "import sys, time; taken = b'x' * int(sys.argv[1]); time.sleep(8)"
+    memory = psutil.virtual_memory()
+    size = share * memory.total - (memory.total - memory.available) + 2**28
+    subprocess.run([sys.executable, "-c", hog, str(int(size))], check=True)
+    return not victim.is_running()
+
+
+def small_disk(study: Study) -> None:
+    (study.folder / "run").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}m", "tmpfs", study.folder / "run"], check=True)
+
+
+def small_memory(study: Study) -> None:
+    memory = psutil.virtual_memory()
+    share = (memory.total - memory.available + 5 * 2**30) / memory.total
+    study.environment |= {"RAY_memory_usage_threshold": f"{share:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
+
+
+BEFORE: dict[str, tuple[Callable[[Study], None], str]] = {
+    "full disk": (small_disk, "mount"),
+    "memory taken, Ray's monitor kills a worker": (small_memory, "python3"),
+}
+"""What must be made before a study starts, and the program that is needed for it."""
 FAULTS: dict[str, tuple[Fault, int]] = {
     "driver, kill -9": (driver_killed, 20),
     "worker, kill -9": (child_killed("ray::ResourceTrainable"), 6),
@@ -148,13 +209,18 @@ FAULTS: dict[str, tuple[Fault, int]] = {
     "Ctrl-C twice": (signalled(signal.SIGINT, 2), 3),
     "journal cut within a line": (journal_cut, 3),
     "checkpoints cut in half": (checkpoint_cut, 3),
+    "full disk": (disk_full, 3),
+    "run folder made read-only": (read_only, 3),
+    "memory taken, Ray's monitor kills a worker": (memory_taken, 3),
 }
 
 
-def suffer(fault: Fault, strikes: int, folder: Path, seed: int) -> tuple[Study, int]:
-    """Run a study to its end under ``strikes`` faults; return it and how many there were."""
-    write_planted(folder / "data.npz", 0, train=200, valid=100, test=100)
-    study, done, deadline = Study(folder, random.Random(seed)), 0, time.monotonic() + 900
+def suffer(name: str, strikes: int, study: Study) -> int:
+    """Run a study to its end under ``strikes`` faults; return how many there were."""
+    write_planted(study.folder / "data.npz", 0, train=200, valid=100, test=100)
+    fault, done, deadline = FAULTS[name][0], 0, time.monotonic() + 30 * study.trials_wanted + 200
+    if name in BEFORE:
+        BEFORE[name][0](study)
     study.start()
     while True:
         assert study.process is not None and time.monotonic() < deadline, "the study does not end"
@@ -167,39 +233,48 @@ def suffer(fault: Fault, strikes: int, folder: Path, seed: int) -> tuple[Study, 
             continue
         study.remember()
         if code == 0:
-            return study, done
+            return done
         study.start()
 
 
-def row(name: str, fault: Fault, tries: int) -> str:
+def row(name: str, tries: int, trials: int) -> str:
     """Do a fault in as many studies as it takes for ``tries`` strikes, and return the result as a table's row."""
     done = studies = lost = twice = starts = 0
-    while done < tries:
-        with tempfile.TemporaryDirectory() as folder:
-            study, struck = suffer(fault, min(5, tries - done), Path(folder), seed=100 * studies + len(name))
-            found = study.trials()
-            told = [t for t in found if t.state.is_finished()]
-            lost += TRIALS - len(told)
-            twice += len(told) - len({str(sorted(t.params.items())) for t in told})
-            done, studies, starts = done + struck, studies + 1, starts + study.starts
-        if struck == 0 and studies > 3:
-            break
-    return f"| {name} | {done} | {studies} | {starts} | {lost} | {twice} |"
+    while done < tries and not (studies > 3 and done == 0):
+        folder = Path(tempfile.mkdtemp())
+        study = Study(folder, random.Random(100 * studies + len(name)), trials)
+        try:
+            done += suffer(name, min(5 if trials == TRIALS else tries, tries - done), study)
+            told = [t for t in study.trials() if t.state.is_finished()]
+        finally:
+            if (folder / "run").is_mount():
+                subprocess.run(["umount", folder / "run"], check=True)
+        lost += trials - len(told)
+        twice += len(told) - len({str(sorted(t.params.items())) for t in told})
+        studies, starts = studies + 1, starts + study.starts
+        shutil.rmtree(folder)
+    return f"| {name} | {trials} | {done} | {studies} | {starts} | {lost} | {twice} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="a part of a fault's name")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="trials of a study")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sys.stdout.write(
-        "| fault | strikes | studies | times the command was given | trials lost | trials twice |\n"
-        "| --- | --- | --- | --- | --- | --- |\n"
+        "| fault | trials of a study | strikes | studies | times the command was given | trials lost | trials twice |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n"
     )
-    for name, (fault, tries) in FAULTS.items():
-        if given.only is None or given.only in name:
-            sys.stdout.write(row(name, fault, tries) + "\n")
-            sys.stdout.flush()
+    for name, (_, tries) in FAULTS.items():
+        if given.only is not None and given.only not in name:
+            continue
+        program = BEFORE[name][1] if name in BEFORE else "python3"
+        if shutil.which(program) is None or (program == "mount" and os.geteuid() != 0):
+            sys.stdout.write(f"| {name} | not done: {program} is missing or not allowed | | | | | |\n")
+            continue
+        sys.stdout.write(row(name, tries, given.trials) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

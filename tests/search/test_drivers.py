@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from search import drivers
 from search.drivers import BEAT, LEASE, Drivers
 from search.ledger import Ledger
 from search.populations import Result, Task
+from search.processes import this_process
 from search.run_folder import RunFolder
 from search.study import StudyConfig
 from search.trials import BASELINE, ORIGIN, POPULATION
@@ -106,7 +106,7 @@ def test_a_silent_driver_of_another_host_is_dead_after_the_lease(
 
 def test_a_killed_driver_of_this_host_is_dead_at_once(tmp_path: Path) -> None:
     known = memory()
-    gone = {"host": os.uname().nodename, "pid": 2**22 + 1, "start": 1.0}
+    gone = {**this_process(), "pid": 2**22 + 1}
     known.set_user_attr("driver:1", {**gone, "folder": "there", "asks": 3, "since": 1.0, "beat": 3})
     assert Drivers(known, tmp_path, 3).leads
 

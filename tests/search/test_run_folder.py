@@ -7,18 +7,18 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+import psutil
 import pytest
 
 from mmsa_core.errors import UserError
 from search.populations import Outcome, Slot
-from search.processes import end, is_running, this_process
+from search.processes import end, is_here, is_running, this_process
 from search.run_folder import STORAGE_VARIABLE, RunFolder, environment
 from search.storage import open_storage, without_password
 from search.study import StudyConfig
@@ -299,9 +299,8 @@ def test_a_desk_that_outlived_its_driver_is_ended(path: Path) -> None:
     path.mkdir(parents=True)
     folder = RunFolder(path)
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
-        import psutil
-
-        record = {**this_process(), "pid": other.pid, "start": psutil.Process(other.pid).create_time()}
+        start = psutil.Process(other.pid).create_time() - psutil.boot_time()
+        record = {**this_process(), "pid": other.pid, "start": start}
         assert is_running(record)
         (path / ".desk").write_text(json.dumps({**record, "start": record["start"] - 100}), encoding="utf-8")
         folder.end_stale_desk()
@@ -309,6 +308,9 @@ def test_a_desk_that_outlived_its_driver_is_ended(path: Path) -> None:
         (path / ".desk").write_text(json.dumps({**record, "host": "another"}), encoding="utf-8")
         folder.end_stale_desk()
         assert other.poll() is None, "nor is one on another host"
+        (path / ".desk").write_text(json.dumps({**record, "namespace": "pid:[1]"}), encoding="utf-8")
+        folder.end_stale_desk()
+        assert other.poll() is None, "nor is one in another container"
         (path / ".desk").write_text(json.dumps(record), encoding="utf-8")
         folder.end_stale_desk()
         other.wait(timeout=10)
@@ -318,9 +320,19 @@ def test_a_desk_that_outlived_its_driver_is_ended(path: Path) -> None:
 
 def test_this_process_runs_and_a_past_one_does_not() -> None:
     now = this_process()
-    assert is_running(now) and now["pid"] == os.getpid() and now["start"] < time.time()
+    assert is_running(now) and is_here(now) and now["pid"] == os.getpid()
     end({**now, "start": now["start"] - 100})  # ends nobody
     assert not is_running({**now, "pid": 2**22 + 1})
+    assert not is_running({**now, "boot": "the one before"})
+
+
+@pytest.mark.parametrize("step", [-7200.0, 3600.0])
+def test_a_process_is_the_same_after_the_clock_was_set(monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+    """The kernel's boot time moves with the clock, and the start of every process with it."""
+    before = this_process()
+    real = psutil._pslinux.boot_time()
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: real + step)
+    assert is_running(before) and psutil.Process().create_time() - psutil.boot_time() == before["start"]
 
 
 def test_no_password_of_the_command_line_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
