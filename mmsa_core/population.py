@@ -8,14 +8,17 @@ seed alone: its weights, batch order and dropout come from its own seed, and no 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from mmsa_core import registry
@@ -24,11 +27,16 @@ from mmsa_core.loader import SplitTensors, take, widths
 from mmsa_core.model import Member
 from mmsa_core.noise import mix, salt_layers
 from mmsa_core.plugin import GradientWeighting, PretrainedEncoder
+from mmsa_core.replay import Replay, record
 from mmsa_core.tensors import Batch
 
 EVALUATION_FLOATS = 2**20
 """Input values per member that are evaluated at once: bounds memory, whatever the sequences' length."""
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+MET = 8
+"""A batch size is recorded when it comes for this time: recording takes about as long as it saves in 20 steps."""
+WIDE = 2**14
+"""Weights of a layer whose gradient is not to be copied."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ class Population:
         models = initialised(specs, self.data, train)
         self.template = models[0]
         self.noise_keys = salt_layers(self.template)
+        lay_out(self.template)
+        self._forget()
         self.names, shapes = zip(*((n, p.shape) for n, p in self.template.named_parameters()), strict=True)
         self.shapes: tuple[torch.Size, ...] = shapes
         rows = torch.stack([torch.nn.utils.parameters_to_vector(m.parameters()).detach() for m in models])
@@ -89,7 +99,7 @@ class Population:
         losses, gradients = [], []
         batches = rows.split(self.config.batch_size, dim=-1)
         for step, index in enumerate(batches):
-            loss, gradient = self._gradient(index, keys[:, step], number)
+            loss, gradient = self._replayed(index, keys[:, step], number)
             losses.append(loss)
             gradients.append(gradient)
             if len(gradients) == self.config.optimizer.accumulate or step + 1 == len(batches):
@@ -129,6 +139,7 @@ class Population:
         self.moment1, self.moment2 = self.moment1[index], self.moment2[index]
         self.buffers = {n: b[index] for n, b in self.buffers.items()}
         self.rates, self.decay, self.clip = self.rates[index], self.decay[index], self.clip[index]
+        self._forget()
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that training changes, for a checkpoint between epochs."""
@@ -143,12 +154,36 @@ class Population:
         self.moment2 = state["moment2"].to(self.train.device, copy=True)
         self.steps = int(state["steps"])
         self.buffers = {n: state[f"buffers.{n}"].to(self.train.device, copy=True) for n in self.buffers}
+        self._forget()
 
     def _order(self, epoch: int) -> tuple[Int[Tensor, "member row"], Int[Tensor, "member step"]]:
         """Return each member's sample order and noise keys: functions of its seed and the epoch alone."""
         drawn = {s: draw_epoch(s, epoch, self.config, self.train) for s in set(self.seeds)}
         order, keys = (torch.from_numpy(np.stack([drawn[s][i] for s in self.seeds])) for i in (0, 1))
         return order.to(self.train.device), keys.to(self.train.device)
+
+    def _forget(self) -> None:
+        """Forget what is recorded: it holds on to the memory of the weights and buffers of then."""
+        self.met: Counter[int] = Counter()
+        self.replays: dict[int, Replay | None] = {}
+
+    def _replayed(
+        self, rows: Int[Tensor, "member batch"], keys: Int[Tensor, "member"], epoch: Tensor
+    ) -> tuple[Float[Tensor, "member"], Float[Tensor, "member all"]]:
+        """Return what :meth:`_gradient` does, replayed where a batch of this size is recorded.
+
+        On a CPU this makes an epoch 1.5 times as fast with 16 members and vectors, twice with one member.
+        """
+        size = rows.shape[1]
+        self.met[size] += 1
+        if self.met[size] == MET:
+            stored = [self.weights, *self.buffers.values()]
+            found, self.replays[size] = record(self._gradient, (rows, keys, epoch), stored)
+        else:
+            replay = self.replays.get(size)
+            found = (self._gradient if replay is None else replay)(rows, keys, epoch)
+        loss, gradient = found
+        return loss, gradient
 
     def _gradient(
         self, rows: Int[Tensor, "member batch"], keys: Int[Tensor, "member"], epoch: Tensor
@@ -264,6 +299,20 @@ def draw_epoch(
         rank = np.random.default_rng(seed).permutation(domains.max() + 1)
         order = order[np.argsort(rank[domains[order]], kind="stable")]
     return order, keys
+
+
+def lay_out(template: nn.Module) -> None:
+    """Have the gradients of wide layers come out in the layout of the weights: with 16 members and text of width 768
+    the copy was a sixth of the time."""
+
+    def forward(layer: nn.Linear, x: Tensor) -> Tensor:
+        if x.ndim != 2:
+            return F.linear(x, layer.weight, layer.bias)
+        return (layer.weight @ x.mT).mT + layer.bias
+
+    for layer in template.modules():
+        if type(layer) is nn.Linear and layer.weight.numel() >= WIDE and layer.bias is not None:
+            layer.forward = partial(forward, layer)  # type: ignore[method-assign]
 
 
 def owners(names: Sequence[str], shapes: Sequence[torch.Size]) -> Int[Tensor, "all"]:

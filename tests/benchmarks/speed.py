@@ -163,9 +163,7 @@ class Found:
 
     def row(self) -> str:
         rates = (median(1 / s for s in side) for side in (self.plain, self.alone, self.together))
-        ratios = (
-            median(a / b for a, b in zip(side, self.together, strict=True)) for side in (self.plain, self.alone)
-        )
+        ratios = (median(a / b for a, b in zip(side, self.together, strict=True)) for side in (self.plain, self.alone))
         spread = sorted(a / b for a, b in zip(self.plain, self.together, strict=True))
         rest = f"{spread[0]:.2f}-{spread[-1]:.2f} | {self.peak / 1e6:.1f}"
         return " | ".join([*(f"{r:.3g}" for r in rates), *(f"{r:.2f}" for r in ratios), rest])
@@ -253,9 +251,7 @@ def side_by_side(case: Case, rounds: int) -> Mapping[tuple[str, int], float]:
                     pipe.send((case, side))
                 for pipe in pipes[:count]:
                     pipe.recv()
-                rates.setdefault((side, count), []).append(
-                    count * TOGETHER * share / (time.perf_counter() - start)
-                )
+                rates.setdefault((side, count), []).append(count * TOGETHER * share / (time.perf_counter() - start))
     for pipe, process in zip(pipes, processes, strict=True):
         pipe.send(None)
         process.join()
