@@ -34,7 +34,7 @@ EVALUATION_FLOATS = 2**20
 """Input values per member that are evaluated at once: bounds memory, whatever the sequences' length."""
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 MET = 8
-"""A batch size is recorded when it comes for this time: recording takes about as long as it saves in 20 steps."""
+"""A batch size is recorded when it comes for this time: recording takes about as long as it saves in 20 to 40 steps."""
 WIDE = 2**14
 """Weights of a layer whose gradient is not to be copied."""
 

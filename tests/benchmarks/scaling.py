@@ -1,0 +1,80 @@
+"""How the cost of an epoch grows with members, rows and the length of sequences: CPU seconds and peak memory.
+
+Of each pair of neighbours the growth of the cost is divided by that of its cause: above 1 the cost grows faster. Writes
+Markdown: ``python -m tests.benchmarks.scaling``; reports/benchmarks/scaling.md is made of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from mmsa_core.loader import SplitTensors
+from mmsa_core.population import MET, MemberSpec, Population
+from search.bench import _peak_bytes
+from tests.benchmarks.speed import Case, cpu_seconds, made_up, together_epoch
+
+VALID = 200
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one epoch is measured on; ``cause`` is the number that varies."""
+
+    cause: int
+    case: Case
+    rows: int
+    members: int
+
+    def measure(self, rounds: int) -> tuple[float, int]:
+        """Return an epoch's CPU seconds and the bytes that a population adds to the data at most."""
+        made = (made_up(n, self.case.steps, seed) for seed, n in enumerate((self.rows, VALID)))
+        train, valid = (SplitTensors(split, torch.device("cpu")) for split in made)
+        config = self.case.config
+        population = Population([MemberSpec(config, seed) for seed in range(self.members)], train)
+        data = valid.batch(config)
+        warm = 1 + MET * config.batch_size // self.rows
+        for number in range(1, warm + 1):
+            population.train_epoch(number)
+        times = [
+            cpu_seconds(lambda n=number: together_epoch(population, n, data))  # type: ignore[misc]
+            for number in range(warm + 1, warm + rounds + 1)
+        ]
+        return median(times), _peak_bytes(config, train, valid, self.members)
+
+
+def series() -> Iterator[tuple[str, list[Point]]]:
+    """Yield what varies, and its points."""
+    for encoder, steps, rows in (("pool", 1, 320), ("lstm", 50, 64)):
+        name = f"members ({encoder}, {steps} step{'s' if steps > 1 else ''}, {rows} rows)"
+        yield name, [Point(k, Case("", steps, encoder), rows, k) for k in (1, 4, 16, 64, 256)]
+    yield "rows (linear, 1 step, 4 members)", [Point(n, Case("", 1, "linear"), n, 4) for n in (1_000, 10_000, 100_000)]
+    for encoder in ("pool", "attention", "lstm"):
+        name = f"steps of a sequence ({encoder}, 128 rows, 4 members)"
+        yield name, [Point(t, Case("", t, encoder), 128, 4) for t in (1, 5, 50, 500)]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    out = sys.stdout
+    out.write("| what varies | at | CPU s an epoch | MB | growth of time / of the cause | of memory / of the cause |\n")
+    out.write("| --- | ---: | ---: | ---: | ---: | ---: |\n")
+    for name, points in series():
+        before: tuple[int, float, int] | None = None
+        for point in points:
+            seconds, peak = point.measure(1 if point.rows > 10_000 or point.members > 64 else 3)
+            growth = "- | -"
+            if before is not None:
+                cause = point.cause / before[0]
+                growth = f"{seconds / before[1] / cause:.2f} | {peak / before[2] / cause:.2f}"
+            before = (point.cause, seconds, peak)
+            out.write(f"| {name} | {point.cause:,} | {seconds:.3g} | {peak / 1e6:.1f} | {growth} |\n")
+            out.flush()
+
+
+if __name__ == "__main__":
+    main()
