@@ -34,6 +34,7 @@ import ray
 import torch
 from ray import tune
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmsa_core.data.split import Split
 from mmsa_core.errors import UserError
@@ -48,22 +49,35 @@ BARREN_RESTARTS = 3
 
 @dataclass(frozen=True)
 class Placement:
-    """How many populations run side by side and what each may use."""
+    """How many populations run side by side and what each may use; None is what the cluster has, now and later."""
 
-    workers: int
+    workers: int | None
     cpus: float
-    gpus: float
+    gpus: float | None
 
     @staticmethod
     def of(resources: ResourcesConfig) -> Placement:
-        """Return the placement on this machine: a population per GPU if there are any, else per core."""
+        """Return the placement on this machine: a population per GPU if there are any, else per core. On a cluster Ray
+        places as many as fit, also on nodes that join later."""
+        workers = None if resources.workers == "auto" else resources.workers
+        if _on_cluster():
+            return Placement(workers, resources.cpus, None if resources.gpus == "auto" else float(resources.gpus))
         devices = torch.cuda.device_count()
         gpus = (1.0 if devices else 0.0) if resources.gpus == "auto" else float(resources.gpus)
         if gpus > 0 and devices == 0:
             raise UserError(f"resources.gpus: asks for {gpus:g} and this machine has none; write gpus: auto or 0")
         cores = len(os.sched_getaffinity(0))
         fit = int(devices / gpus) if gpus > 0 else max(1, int(cores / resources.cpus))
-        return Placement(fit if resources.workers == "auto" else resources.workers, resources.cpus, gpus)
+        return Placement(fit if workers is None else workers, resources.cpus, gpus)
+
+    def share(self, cluster: Mapping[str, float]) -> dict[str, float]:
+        """Return what one population is given of a cluster with these resources: a GPU where any node has one."""
+        gpus = (1.0 if cluster.get("GPU", 0.0) >= 1.0 else 0.0) if self.gpus is None else self.gpus
+        return {"cpu": self.cpus, "gpu": gpus}
+
+
+def _on_cluster() -> bool:
+    return "RAY_ADDRESS" in os.environ
 
 
 class Engine:
@@ -109,7 +123,8 @@ class Engine:
         """
         if not ray.is_initialized():
             _start_ray(self.placement)
-        desk = ray.remote(num_cpus=0)(Desk).remote(make_source, self.patience)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # the run folder's
+        desk = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote(make_source, self.patience)
         ray.get(desk.pulse.remote())
         over = threading.Event()
         monitor = threading.Thread(target=self._monitor, args=(desk, over), daemon=True)
@@ -156,11 +171,15 @@ class Engine:
 
 def _start_ray(placement: Placement) -> None:
     arguments: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if "RAY_ADDRESS" not in os.environ:
+    if not _on_cluster():
         if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
             # of this run alone: Ray's own would be a file that other users of the machine can read
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        arguments |= {"address": "local", "include_dashboard": False, "num_cpus": placement.workers * placement.cpus}
+        arguments |= {
+            "address": "local",
+            "include_dashboard": False,
+            "num_cpus": (placement.workers or 1) * placement.cpus,
+        }
     logging.getLogger("ray").setLevel(logging.ERROR)
     for name in ("ray.tune.tune", "ray.tune.execution.tune_controller"):
         logging.getLogger(name).addFilter(_is_news)
@@ -179,7 +198,7 @@ def _tune(desk: Any, splits: tuple[Split, Split], placement: Placement) -> None:
     scratch = tempfile.mkdtemp(prefix="mmsa-search-")
     try:
         tune.Tuner(
-            tune.with_resources(trainable, {"cpu": placement.cpus, "gpu": placement.gpus}),
+            tune.with_resources(trainable, placement.share(ray.cluster_resources())),
             tune_config=tune.TuneConfig(
                 search_alg=_Searcher(desk),
                 num_samples=-1,
