@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import sys
 from pathlib import Path
 
 import optuna
@@ -50,4 +51,12 @@ def outage(error: Exception) -> str | None:
         return f"a file of weights cannot be read or written: {reason}"
     if isinstance(error, sqlalchemy.exc.SQLAlchemyError | optuna.exceptions.StorageInternalError):
         return f"storage: the database does not answer ({reason})"
+    if _is_of_proxy(error):
+        return f"storage: the gRPC proxy does not answer ({reason})"
     return None
+
+
+def _is_of_proxy(error: Exception) -> bool:
+    """Tell whether a call to Optuna's gRPC proxy failed. grpc is an extra, and imported where a proxy is used."""
+    grpc = sys.modules.get("grpc")
+    return grpc is not None and isinstance(error, grpc.RpcError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def open_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
             return _sqlite(f"sqlite:///{folder / 'study.db'}")
         if spec.startswith("grpc://"):
             host, _, port = spec.removeprefix("grpc://").rpartition(":")
-            return optuna.storages.GrpcStorageProxy(host=host, port=int(port))
+            with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
+                return optuna.storages.GrpcStorageProxy(host=host, port=int(port))
         if spec.startswith("sqlite:"):
             return _sqlite(spec)
         return optuna.storages.RDBStorage(spec, engine_kwargs={"pool_pre_ping": True})

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,61 +14,10 @@ from mmsa_core.data.npz import write
 from mmsa_core.data.synthetic import planted
 from mmsa_core.errors import UserError
 from search.storage import open_storage, without_password
+from tests.search.servers import PASSWORD, Postgres
 from tests.search.test_run import PROGRAM, STUDY
 
-PASSWORD = "tr0ub:4d@r/3?&"
-"""Holds what a URL must write in percents."""
 SPELLINGS = (PASSWORD, quote(PASSWORD, safe=""), "tr0ub", "4d@r", "4d%40r")
-MISSING = "PostgreSQL is not here (apt-get install postgresql, pip install psycopg[binary])"
-
-
-@dataclass(frozen=True)
-class Server:
-    """A PostgreSQL server of this test alone, whose user ``ann`` has the password."""
-
-    port: int
-
-    def url(self, password: str = PASSWORD, database: str = "postgres") -> str:
-        return f"postgresql+psycopg://ann:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
-
-
-def _binaries() -> Path | None:
-    found = [*Path("/usr/lib/postgresql").glob("*/bin"), *(Path(p).parent for p in [shutil.which("initdb")] if p)]
-    return next((f for f in found if (f / "pg_ctl").exists() and (f / "initdb").exists()), None)
-
-
-def _as_postgres(*command: str) -> None:
-    """Run a command that refuses to be root's."""
-    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    done = subprocess.run([*user, *command], cwd="/", capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    binaries = _binaries()
-    if binaries is None or find_spec("psycopg") is None:
-        pytest.skip(MISSING)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = Path("/tmp") / f"mmsa-postgres-{os.getpid()}"
-    folder.mkdir(mode=0o755)
-    (folder / "password").write_text(PASSWORD, encoding="utf-8")
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres")
-        shutil.chown(folder / "password", "postgres")
-    data, options = str(folder / "data"), f"-p {port} -c listen_addresses=127.0.0.1 -k {folder} -c log_statement=none"
-    try:
-        _as_postgres(
-            str(binaries / "initdb"), "-D", data, "-U", "ann", "-A", "scram-sha-256", f"--pwfile={folder}/password"
-        )
-        _as_postgres(str(binaries / "pg_ctl"), "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start")
-        yield Server(port)
-    finally:
-        with suppress(AssertionError):
-            _as_postgres(str(binaries / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -99,7 +42,7 @@ def leaks(folder: Path, *said: str) -> list[str]:
 
 
 @pytest.mark.ray
-def test_a_whole_run_on_postgresql(server: Server, home: Path) -> None:
+def test_a_whole_run_on_postgresql(server: Postgres, home: Path) -> None:
     (home / "study.yaml").write_text(f"{STUDY}storage: {server.url()}\n", encoding="utf-8")
     checked = call("doctor", "study.yaml")
     done = call("run", "study.yaml", "--out", "run", "budget.trials=4", "seeds.confirm=2")
@@ -116,7 +59,7 @@ def test_a_whole_run_on_postgresql(server: Server, home: Path) -> None:
 
 
 @pytest.mark.ray
-def test_a_password_on_the_command_line(server: Server, home: Path) -> None:
+def test_a_password_on_the_command_line(server: Postgres, home: Path) -> None:
     (home / "study.yaml").write_text(STUDY, encoding="utf-8")
     done = call(
         "run",
@@ -132,9 +75,13 @@ def test_a_password_on_the_command_line(server: Server, home: Path) -> None:
     assert leaks(home / "run", done.stdout, done.stderr) == []
 
 
-def test_refused_by_the_server(server: Server, home: Path) -> None:
+def test_refused_by_the_server(server: Postgres, home: Path) -> None:
     """Wrong password, no such database, nobody there: the sentence names the place and no password."""
-    urls = {"doctor": server.url(PASSWORD + "x"), "run": server.url(database="none"), "run --json": Server(1).url()}
+    urls = {
+        "doctor": server.url(PASSWORD + "x"),
+        "run": server.url(database="none"),
+        "run --json": Postgres(1, Path(), Path()).url(),
+    }
     for verb, url in urls.items():
         (home / "study.yaml").write_text(f"{STUDY}storage: {url}\n", encoding="utf-8")
         done = call(*verb.split(), "study.yaml")
