@@ -1,4 +1,4 @@
-"""Storages that are servers of the tests alone: PostgreSQL, and Optuna's gRPC proxy. Both can be killed and come back."""
+"""Servers of the tests alone that store studies, PostgreSQL and Optuna's gRPC proxy: both can die and come back."""
 
 from __future__ import annotations
 
