@@ -15,6 +15,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from mmsa_core.errors import UserError
 
 LOG_NAME = "study.log"
+PROXY_WAIT = 20.0
+"""Seconds that a gRPC proxy may take to answer at all."""
 LONGEST_LINE = 2**24
 """Bytes: more than any entry of a journal takes."""
 
@@ -36,8 +38,7 @@ def open_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
             return _sqlite(f"sqlite:///{folder / 'study.db'}")
         if spec.startswith("grpc://"):
             host, _, port = spec.removeprefix("grpc://").rpartition(":")
-            with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
-                return optuna.storages.GrpcStorageProxy(host=host, port=int(port))
+            return _proxy(host, int(port))
         if spec.startswith("sqlite:"):
             return _sqlite(spec)
         return optuna.storages.RDBStorage(spec, engine_kwargs={"pool_pre_ping": True})
@@ -108,6 +109,14 @@ def _half_line(path: Path) -> int:
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE))
         return len(file.read().rpartition(b"\n")[2])
+
+
+def _proxy(host: str, port: int) -> optuna.storages.GrpcStorageProxy:
+    """Open Optuna's gRPC proxy, and wait for one that is being started again: grpc itself would refuse meanwhile."""
+    with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
+        storage = optuna.storages.GrpcStorageProxy(host=host, port=port)
+    storage.wait_server_ready(timeout=PROXY_WAIT)
+    return storage
 
 
 def _sqlite(url: str) -> optuna.storages.RDBStorage:
