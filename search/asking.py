@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial
 
 from mmsa_core.config import MemberConfig, fingerprint
 from mmsa_core.errors import UserError
@@ -17,7 +17,7 @@ from mmsa_core.noise import mix
 from search.draft import Draft
 from search.drivers import Drivers
 from search.populations import together
-from search.sampling import make_sampler, writes_nothing
+from search.sampling import View, make_sampler, most_seen, writes_nothing
 from search.space import Space
 from search.study import StudyConfig
 from search.trials import (
@@ -36,10 +36,12 @@ from search.trials import (
 
 @dataclass
 class _Asking:
-    """Populations in the making: their generation, how often each configuration was tried, their names by structure."""
+    """Populations in the making: their generation, how often each configuration was tried, the study as it was when
+    they were begun, their names by structure."""
 
     generation: int
     seen: dict[str, int]
+    view: View
     names: dict[tuple[tuple[str, Any], ...], str] = field(default_factory=dict)
 
 
@@ -69,8 +71,8 @@ class Asker:
         Trials that were enqueued with another structure form populations of their own. So does a configuration from
         outside the space, as nothing in the space has its structure.
         """
-        asking = _Asking(generation, self._fingerprints())
-        seed = mix("sampler", self.config.seeds.base, len(self._all()))
+        asking = self._begun(generation)
+        seed = mix("sampler", self.config.seeds.base, asking.view.count)
         if not self.drivers.leads:  # two drivers that ask at once see as many trials, and must not draw the same
             seed = mix(self.drivers.token, seed)
         first = self._ask(seed, {}, asking)
@@ -96,7 +98,7 @@ class Asker:
         """Give a trial that was asked for, and no more, its parameters and a population of its own."""
         self.study.sampler = make_sampler(self.config, mix("sampler", self.config.seeds.base, number), {})
         trial = Trial(self.study, by_number(self.study, number)._trial_id)
-        return self._place(trial, _Asking(generation, self._fingerprints()))
+        return self._place(trial, self._begun(generation))
 
     def configuration(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return the configuration that a trial stands for."""
@@ -130,13 +132,17 @@ class Asker:
 
     def _ask(self, seed: int, fixed: Mapping[str, Any], asking: _Asking) -> FrozenTrial:
         """Ask for a trial, with its place in a population: one that waits, else one drawn anew, in one write."""
-        sampler = self.study.sampler = make_sampler(self.config, seed, fixed)
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if waiting or not writes_nothing(self.config):
-            return self._place(self.study.ask(), asking)
-        draft = Draft(self.study, sampler)
-        config = {**self.space.sample(draft), "epochs": self.config.rungs.epochs[-1]}
-        return draft.create({POPULATION: self._record(draft.params, config, len(self._all()), asking)})
+        view = asking.view
+        if view.waiting > 0 or not writes_nothing(self.config):
+            view.waiting -= 1
+            self.study.sampler = make_sampler(self.config, seed, fixed)
+            asked = self._place(self.study.ask(), asking)
+        else:
+            draft = Draft(self.study, make_sampler(self.config, seed, fixed, view), view.count)
+            config = {**self.space.sample(draft), "epochs": self.config.rungs.epochs[-1]}
+            asked = draft.create({POPULATION: self._record(draft.params, config, view.count, asking)})
+        view.add(asked)
+        return asked
 
     def _place(self, trial: Trial, asking: _Asking) -> FrozenTrial:
         """Draw the parameters of a trial that is there already, and give it its place in a population."""
@@ -161,6 +167,9 @@ class Asker:
             "fingerprint": mark,
             "owner": self.drivers.own,
         }
+
+    def _begun(self, generation: int) -> _Asking:
+        return _Asking(generation, self._fingerprints(), View(self.study, most_seen(self.config)))
 
     def _fingerprints(self) -> dict[str, int]:
         """Count the trials of each configuration, so that a repeated one becomes another seed."""

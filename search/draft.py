@@ -25,11 +25,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 class Draft:
     """A trial that is not created yet: it draws parameters from a sampler that writes nothing to the storage itself."""
 
-    def __init__(self, study: optuna.Study, sampler: BaseSampler) -> None:
+    def __init__(self, study: optuna.Study, sampler: BaseSampler, number: int) -> None:
+        """``number`` is how many trials there are: the one that this will have, unless another driver asks too."""
         self._study = study
         self._sampler = sampler
         self._trial = create_trial(state=TrialState.RUNNING)
-        self._trial.number = len(study.get_trials(deepcopy=False))
+        self._trial.number = number
         space = sampler.infer_relative_search_space(study, self._trial)
         sampler.before_trial(study, self._trial)
         self._relative = sampler.sample_relative(study, self._trial, space)

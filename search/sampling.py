@@ -19,8 +19,8 @@ from search.pareto import ranks
 from search.study import StudyConfig
 from search.trials import BASELINE, COST, ORIGIN, POPULATION, Directed, is_outside, losses, sign
 
-HISTORY = 250
-"""Ended trials that TPE sees: with so many it takes 25 for good ones, as with any larger number."""
+HISTORY = 100
+"""Ended trials that TPE sees at most: it takes a tenth of them for good ones."""
 
 
 class RungPruner(optuna.pruners.BasePruner):
@@ -97,8 +97,10 @@ def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
-def make_sampler(config: StudyConfig, seed: int, fixed: Mapping[str, Any]) -> optuna.samplers.BaseSampler:
-    """Return the study's sampler with the parameters in ``fixed`` held.
+def make_sampler(
+    config: StudyConfig, seed: int, fixed: Mapping[str, Any], view: View | None = None
+) -> optuna.samplers.BaseSampler:
+    """Return the study's sampler with the parameters in ``fixed`` held; it reads the study from ``view``, if given.
 
     The first third of a study, but not more than ``HISTORY`` trials, is drawn at random, so that structures are seen
     before they are judged. TPE runs with
@@ -122,8 +124,13 @@ def make_sampler(config: StudyConfig, seed: int, fixed: Mapping[str, Any]) -> op
         else:
             sampler = optuna.samplers.RandomSampler(seed=seed)
         if name == "tpe" or config.baseline is not None or config.objective.cost is not None:
-            sampler = PointsSampler(sampler, HISTORY if name == "tpe" else None)
+            sampler = PointsSampler(sampler, most_seen(config), view)
         return optuna.samplers.PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
+
+
+def most_seen(config: StudyConfig) -> int | None:
+    """Return how many ended trials the study's sampler sees at most; None for all."""
+    return HISTORY if config.sampler == "tpe" else None
 
 
 def writes_nothing(config: StudyConfig) -> bool:
@@ -140,13 +147,13 @@ class PointsSampler(optuna.samplers.BaseSampler):
     sorts all trials for every parameter that it draws, although it takes the 25 best for good ones and needs of the
     others their density: with ``most`` it sees the best, and an even choice of the rest.
 
-    One instance draws one trial.
+    One instance draws one trial; ``view`` is what it sees of the study, where the caller has that already.
     """
 
-    def __init__(self, sampler: optuna.samplers.BaseSampler, most: int | None) -> None:
+    def __init__(self, sampler: optuna.samplers.BaseSampler, most: int | None, view: View | None = None) -> None:
         self._sampler = sampler
         self._most = most
-        self._view: optuna.Study | None = None
+        self._view = view
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._sampler.infer_relative_search_space(self._seen(study), trial)
@@ -167,25 +174,35 @@ class PointsSampler(optuna.samplers.BaseSampler):
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        self._sampler.after_trial(cast(optuna.Study, _Points(study, self._most)), trial, state, values)
+        self._sampler.after_trial(cast(optuna.Study, View(study, self._most)), trial, state, values)
 
     def reseed_rng(self) -> None:
         self._sampler.reseed_rng()
 
     def _seen(self, study: optuna.Study) -> optuna.Study:
         if self._view is None:
-            self._view = cast(optuna.Study, _Points(study, self._most))
-        return self._view
+            self._view = View(study, self._most)
+        return cast(optuna.Study, self._view)
 
 
-class _Points:
-    """A study without the trials from outside the space: what a sampler reads of it, and where it keeps its notes."""
+class View:
+    """A study at one moment, without the trials from outside the space: what a sampler reads of it, and where it keeps
+    its notes. It is made once for all trials of a population, as it costs more the longer a study is."""
 
     def __init__(self, study: optuna.Study, most: int | None) -> None:
         self._study = study
         self.direction = study.directions[0]
-        points = [t for t in study.get_trials(deepcopy=False) if not is_outside(t)]
+        known = study.get_trials(deepcopy=False)
+        self.count = len(known)
+        self.waiting = sum(t.state == TrialState.WAITING for t in known)
+        points = [t for t in known if not is_outside(t)]
         self._trials = points if most is None else telling(points, sign(study), most)
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Take note of a trial that was asked for since."""
+        self.count += 1
+        if not is_outside(trial):
+            self._trials.append(trial)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
