@@ -79,8 +79,12 @@ def _fronts(study: Directed, trials: Sequence[FrozenTrial], rung: int) -> list[i
     """Return every trial's front of metric and cost at a rung; by the metric alone where the cost of one is not known
     yet."""
     costs = [t.user_attrs.get(COST) for t in trials]
-    known = costs if None not in costs else [None] * len(trials)
-    return ranks([losses(study, t.intermediate_values[rung], c) for t, c in zip(trials, known, strict=True)])
+    values = [t.intermediate_values[rung] for t in trials]
+    if None not in costs:
+        return ranks([losses(study, value, cost) for value, cost in zip(values, costs, strict=True)])
+    loss = sign(study) * np.array(values)
+    order: list[int] = np.unique(np.where(np.isnan(loss), np.inf, loss), return_inverse=True)[1].tolist()
+    return order
 
 
 def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
