@@ -20,9 +20,8 @@ from search.study import StudyConfig
 from search.trials import BASELINE, COST, ORIGIN, POPULATION, Directed, is_outside, losses, sign
 
 HISTORY = 150
-"""Ended trials that TPE sees at most."""
-GOOD = 25
-"""Of so many, those that it takes for good ones, as Optuna's default does of 250 or more; of fewer it takes a tenth."""
+"""Ended trials that TPE sees at most: with 100 it found worse ones, with 250 none that are resolved to be better
+(reports/benchmarks/overhead.md)."""
 
 
 class RungPruner(optuna.pruners.BasePruner):
@@ -119,7 +118,7 @@ def make_sampler(
         name, startup = config.sampler, min(max(10, config.budget.trials // 3), HISTORY)
         if name == "tpe":
             sampler = optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=startup, gamma=good, multivariate=False, constant_liar=True
+                seed=seed, n_startup_trials=startup, multivariate=False, constant_liar=True
             )
         elif name == "gp":
             sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
@@ -132,11 +131,6 @@ def make_sampler(
         if name == "tpe" or config.baseline is not None or config.objective.cost is not None:
             sampler = PointsSampler(sampler, most_seen(config), view)
         return optuna.samplers.PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
-
-
-def good(ended: int) -> int:
-    """Return how many of the ended trials that it sees TPE takes for good ones."""
-    return GOOD if ended >= HISTORY else min(math.ceil(0.1 * ended), GOOD)
 
 
 def most_seen(config: StudyConfig) -> int | None:
@@ -155,8 +149,8 @@ class PointsSampler(optuna.samplers.BaseSampler):
     Optuna's relative samplers (GP, CMA-ES, NSGA-II) model the parameters that every complete trial has. A baseline from
     outside the space has none, so that they would fall back to random draws for the whole study. TPE orders pruned
     trials by their last rung's metric and asks for the study's one direction then: it is told the metric's. It also
-    sorts all trials for every parameter that it draws, although it takes the 25 best for good ones and needs of the
-    others their density: with ``most`` it sees the best, and an even choice of the rest.
+    sorts all trials for every parameter that it draws, although it takes few for good ones and needs of the others
+    their density: with ``most`` it sees the best, and an even choice of the rest.
 
     One instance draws one trial; ``view`` is what it sees of the study, where the caller has that already.
     """
@@ -185,7 +179,8 @@ class PointsSampler(optuna.samplers.BaseSampler):
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        self._sampler.after_trial(cast(optuna.Study, View(study, self._most)), trial, state, values)
+        if self._most is None:  # TPE, which sees a part, keeps nothing of a trial's end
+            self._sampler.after_trial(cast(optuna.Study, View(study, None)), trial, state, values)
 
     def reseed_rng(self) -> None:
         self._sampler.reseed_rng()

@@ -27,8 +27,6 @@ from search.nodes import Arms, FloatRange, IntRange, Leaf, Values
 from search.space import Space
 from search.study import StudyConfig
 
-View = tuple[int, int]
-"""How many ended trials TPE sees at most, and how many of so many it takes for good ones."""
 SIZE = 8
 NOISE = 0.3
 
@@ -61,9 +59,8 @@ class Response:
         return random.Random(mix(self.seed, *map(str, key))).gauss(0.0, 1.0)
 
 
-def run(config: StudyConfig, space: Space, view_of: View, seed: int, trials: int) -> tuple[list[float], float]:
+def run(config: StudyConfig, space: Space, history: int, seed: int, trials: int) -> tuple[list[float], float]:
     """Return the true value of the best seen so far by trial, and the CPU seconds of a draw."""
-    history, sampling.GOOD = view_of
     sampling.HISTORY = history
     response, noise = Response(space, seed), random.Random(seed)
     study = optuna.create_study()
@@ -94,15 +91,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--views", nargs="+", default=["250:25", "150:25", "150:15", "100:25"], metavar="SEEN:GOOD")
+    parser.add_argument("--views", type=int, nargs="+", default=[250, 150, 100, 50], metavar="TRIALS")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     tree = {"study": "history", "objective": {"metric": "mae", "convention": "mosi"}, "space": "modules"}
     config = StudyConfig.check({**tree, "budget": {"trials": given.trials}})
     space, marks = config.search_space(), [given.trials // 4, given.trials // 2, given.trials]
-    views: list[View] = [(int(seen), int(good)) for seen, good in (v.split(":") for v in given.views)]
-    values: dict[View, list[list[float]]] = {v: [] for v in views}
-    cost: dict[View, list[float]] = {v: [] for v in views}
+    views: list[int] = given.views
+    values: dict[int, list[list[float]]] = {v: [] for v in views}
+    cost: dict[int, list[float]] = {v: [] for v in views}
     for seed in range(given.repeats):
         for view in views:
             course, seconds = run(config, space, view, seed, given.trials)
@@ -110,9 +107,7 @@ def main() -> None:
             cost[view].append(seconds)
             sys.stderr.write(f"{seed} {view} {values[view][-1]} {1000 * seconds:.1f}\n")
     head = " | ".join(f"after {m}" for m in marks)
-    sys.stdout.write(
-        f"| trials seen | good ones | {head} | ms of CPU a draw |\n| ---: {'| ---: ' * (len(marks) + 2)}|\n"
-    )
+    sys.stdout.write(f"| trials seen | {head} | ms of CPU a draw |\n| ---: {'| ---: ' * (len(marks) + 1)}|\n")
     base, quantile = np.array(values[views[0]]), float(t.ppf(0.975, given.repeats - 1))
     for view in views:
         difference = np.array(values[view]) - base
@@ -120,7 +115,7 @@ def main() -> None:
         cells = [f"{m:+.2f} ± {quantile * e:.2f}" for m, e in zip(difference.mean(0), error, strict=True)]
         if view == views[0]:
             cells = [f"{m:.2f}" for m in base.mean(0)]
-        sys.stdout.write(f"| {view[0]} | {view[1]} | {' | '.join(cells)} | {1000 * np.mean(cost[view]):.1f} |\n")
+        sys.stdout.write(f"| {view} | {' | '.join(cells)} | {1000 * np.mean(cost[view]):.1f} |\n")
 
 
 if __name__ == "__main__":
