@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +43,19 @@ def open_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
             return _proxy(host, int(port))
         if spec.startswith("sqlite:"):
             return _sqlite(spec)
-        return optuna.storages.RDBStorage(spec, engine_kwargs={"pool_pre_ping": True})
+        return _database(spec)
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
         reason = without_password(" ".join(str(error).split()))[:300]  # masked first: a cut URL is not recognised
         raise UserError(f"storage: cannot open {without_password(spec)}: {reason}") from None
+
+
+def _database(url: str) -> optuna.storages.RDBStorage:
+    """Open a database. Of drivers that come first at once all make its tables, and all but one find them half made."""
+    for _ in range(10):
+        with suppress(sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        time.sleep(0.3)
+    return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
 
 
 def without_password(text: str) -> str:

@@ -71,8 +71,9 @@ def main() -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     nodes = {1: start(1)}
-    time.sleep(5.0)
+    time.sleep(8.0)
     nodes[2] = start(2)
+    time.sleep(8.0)
     run = [sys.executable, "-c", "from search.cli import main; main()", "run", *sys.argv[1:]]
     study = subprocess.Popen(run, env={**os.environ, "RAY_ADDRESS": f"{address(1)}:{PORT}"})
     folder = RunFolder(Path(sys.argv[sys.argv.index("--out") + 1]))

@@ -24,7 +24,7 @@ data: {{path: data.npz}}
 objective: mae
 budget: {{trials: {TRIALS}}}
 seeds: {{search: 1, confirm: 2, leaders: 1, effects: 2}}
-rungs: {{epochs: [20, 40], keep: 0.5}}
+rungs: {{epochs: [10, 20], keep: 0.5}}
 population: 2
 space: quick
 """
@@ -45,7 +45,7 @@ def test_a_cluster_decides_what_runs_side_by_side(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.skipif(os.geteuid() != 0 or not NEEDED, reason="needs root, ip and unshare for a network of its own")
 def test_nodes_that_die_and_join(tmp_path: Path) -> None:
     """Two nodes; one is killed with all its processes in the middle, another joins: every trial is there once."""
-    write(tmp_path / "data.npz", planted(0, train=400, valid=100, test=100))
+    write(tmp_path / "data.npz", planted(0, train=3000, valid=300, test=100))
     (tmp_path / "study.yaml").write_text(STUDY, encoding="utf-8")
     alone = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     command = [*alone, sys.executable, "-m", "tests.search.cluster_nodes", "study.yaml", "--out", "run"]
