@@ -135,8 +135,8 @@ class RunFolder:
     # ---- files ---------------------------------------------------------------------------------------------------
 
     def checkpoint(self, population: str) -> Path:
-        """Return where a population's checkpoint is kept while it trains."""
-        return self.path / "populations" / f"{population}.safetensors"
+        """Return where a population's checkpoint is kept while it trains; a worker may have another working folder."""
+        return self.path.absolute() / "populations" / f"{population}.safetensors"
 
     def trial(self, number: int) -> Path:
         """Return a trial's folder."""

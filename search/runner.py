@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from search.populations import Source, Wait
 from search.study import ResourcesConfig
 from search.worker import Worker, explain
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BARREN_RESTARTS = 3
 """How often Tune may end without a finished task in between before the run gives up."""
 
@@ -106,7 +108,7 @@ class Engine:
         nowhere = self._open.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
         self._open.enter_context(redirect_stdout(nowhere))
         self._open.callback(ray.shutdown)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             self._open.callback(signal.signal, number, signal.signal(number, self._handle))
         return self
 
@@ -123,8 +125,12 @@ class Engine:
         """
         if not ray.is_initialized():
             _start_ray(self.placement)
+            for number in SIGNALS:  # Ray has taken SIGTERM for itself
+                signal.signal(number, self._handle)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # the run folder's
-        desk = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote(make_source, self.patience)
+        desk = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote(
+            partial(_inside, Path.cwd(), make_source), self.patience
+        )
         ray.get(desk.pulse.remote())
         over = threading.Event()
         monitor = threading.Thread(target=self._monitor, args=(desk, over), daemon=True)
@@ -167,6 +173,12 @@ class Engine:
                 self.on_status(ray.get(desk.pulse.remote()))
             except ray.exceptions.RayError:
                 return
+
+
+def _inside(folder: Path, make_source: Callable[[], Source]) -> Source:
+    """Make a source in the driver's working folder, where relative paths begin: a cluster's processes have others."""
+    os.chdir(folder)
+    return make_source()
 
 
 def _start_ray(placement: Placement) -> None:

@@ -487,6 +487,17 @@ def test_ctrl_c_saves_and_stops(interrupted: tuple[Done, dict[int, Any]]) -> Non
     assert 2 <= len(trials) < LONG
 
 
+def test_sigterm_saves_and_stops(home: Path) -> None:
+    """What a cluster's scheduler sends to the driver alone before it kills."""
+    with driver("run", "study.yaml", "--out", "termed", "rungs.epochs=[20,40]", f"budget.trials={LONG}") as process:
+        wait_for(process, lambda: len(finished("termed")) >= 1)
+        process.terminate()
+        done = ended(process, 100)
+    assert done.code == 130, done.err
+    assert done.err.splitlines()[-1] == "mmsa-search: stopped and saved; run the same command again to go on"
+    assert "SIGTERM" not in done.err and 1 <= len(finished("termed")) < LONG
+
+
 def test_a_killed_driver_loses_no_trial(interrupted: tuple[Done, dict[int, Any]], killed: dict[int, Any]) -> None:
     before = interrupted[1]
     assert {n: t for n, t in killed.items() if n in before} == before
