@@ -235,7 +235,7 @@ def test_in_a_population_equals_the_slow_reading(
     population = Population(specs, train)
     widths = {"fusion": 8, "text": 8, "audio": 8, "vision": 8}
     slow = [SlowLabels(labels.astype(np.float64), exclude_zero, high, widths) for _ in specs]
-    gradient, seen = population._gradient, []
+    gradient, seen = population._replayed, []
 
     def watched(rows: Tensor, keys: Tensor, epoch: Tensor) -> tuple[Tensor, Tensor]:
         features = representations(population, rows, keys)
@@ -253,7 +253,7 @@ def test_in_a_population_equals_the_slow_reading(
         seen.append(rows.shape[1])
         return found
 
-    monkeypatch.setattr(population, "_gradient", watched)
+    monkeypatch.setattr(population, "_replayed", watched)
     for epoch in range(1, 7):
         population.train_epoch(epoch)
     assert seen == 6 * ([size] * (45 // size) + [45 % size])
