@@ -69,8 +69,8 @@ def measure(
     over the rounds of the ratio of the two times per member (for one member it shows the noise), and
     ``member_epochs_per_second`` is the median rate one after another in the whole run, times ``speedup``. Time is the
     process's CPU time on a CPU, where neighbours disturb wall time, and wall time elsewhere. Set the number of torch's
-    threads as in training before. A member alone is a population of one, as ``fit`` trains it; a plain PyTorch loop is
-    about 1.6 times as fast as that on a CPU (reports/benchmarks/population_cpu.md), so gains over one are smaller.
+    threads as in training before. A member alone is a population of one, as ``fit`` trains it,
+    which costs what a plain PyTorch loop costs (reports/benchmarks/speed.md).
 
     ``peak_bytes`` is the growth of what torch has allocated on the device from before a population is made to the
     highest point of an epoch of two batches and all valid rows, plus what members keep per row of the other batches. It
