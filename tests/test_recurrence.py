@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from mmsa_core.recurrence import Cell, LastState
+from mmsa_core.recurrence import Cell, LastState, stacked_gru
 
 INPUTS, HIDDEN, TIME = 5, 7, 9
 LENGTHS = torch.tensor([9, 1, 4, 9, 2, 7])
@@ -94,3 +94,43 @@ def test_an_empty_sequence_gives_zero_and_no_gradient(cell: Cell) -> None:
     assert not found[0][1].any() and all(torch.isfinite(g).all() for g in found)
     nothing, none = sequences(0, torch.tensor([0, 0]))
     assert torch.equal(module(nothing, none), torch.zeros(2, HIDDEN))
+
+
+def stacked(members: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    """Return inputs [member, batch, time, inputs] and the GRUs' weights."""
+    made = [layer("gru", seed).to(dtype) for seed in range(members)]
+    values = torch.stack([sequences(seed)[0] for seed in range(members)]).to(dtype)
+    return values, *(torch.stack(list(w)) for w in zip(*(m.parameters() for m in made), strict=True))
+
+
+def test_gradients_of_the_stacked_gru() -> None:
+    tensors = [t.detach().requires_grad_() for t in stacked(2, torch.float64)]
+    tensors[0] = tensors[0].detach()[:, :2, :3].requires_grad_()
+    assert torch.autograd.gradcheck(stacked_gru, tensors)
+
+
+def test_a_stacked_gru_does_not_depend_on_the_others() -> None:
+    tensors = [t.detach().requires_grad_() for t in stacked(17)]
+    states = stacked_gru(*tensors)
+    weights = torch.linspace(-1, 2, states.numel()).view_as(states)
+    found = torch.autograd.grad((states * weights).sum(), tensors)
+    with torch.no_grad():
+        assert torch.equal(stacked_gru(*tensors), states)
+    for rows in ([0, 1], [16, 16], [3, 8, 16]):
+        part = [t.detach()[rows].requires_grad_() for t in tensors]
+        fewer = stacked_gru(*part)
+        assert torch.equal(fewer, states[rows])
+        for mine, theirs in zip(torch.autograd.grad((fewer * weights[rows]).sum(), part), found, strict=True):
+            assert torch.equal(mine, theirs[rows])
+
+
+def test_one_gru_for_all_members() -> None:
+    """Only the sequences have a member axis."""
+    module = layer("gru", 0)
+    values, mask = torch.stack([sequences(seed)[0] for seed in range(3)]), sequences(0)[1]
+    together = vmap(lambda v: module(v, mask))(values)
+    alone = torch.stack([module(v, mask) for v in values])
+    torch.testing.assert_close(together, alone)
+    own = list(module.parameters())
+    for a, b in zip(gradients(together, own), gradients(alone, own), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -209,7 +209,7 @@ def cases(kinds: Sequence[str]) -> Iterator[tuple[Case, Sequence[int]]]:
         for encoder in ("linear", "pool"):
             yield Case("vectors", 1, encoder), (1, 4, 16, 64)
         for encoder in ("attention", "lstm", "gru"):
-            yield Case("50 steps", 50, encoder, batches=8), (1, 4, 16, 64) if encoder != "gru" else (1, 16)
+            yield Case("50 steps", 50, encoder, batches=8), (1, 4, 16, 64)
         for encoder in ("attention", "lstm"):
             yield Case("500 steps", 500, encoder, batches=2), (1, 16)
     if "fusion" in kinds:
