@@ -214,7 +214,8 @@ class Ledger:
         found = summary(self.study, self.config, running=True, trials=False)
         found["used"]["seconds"] = self._seconds()
         found["overhead"] = overhead(self.spent, found["used"]["trials"], self._seconds())
-        return {**found, "message": self.message, "leader": self.drivers.leader}
+        own = {"queued": len(self._queue), "message": self.message, "leader": self.drivers.leader}
+        return {**found, **own}
 
     def pending(self) -> bool:
         """Tell whether there is, or may yet be, something to hand out: what another driver has may come to this one."""
@@ -228,9 +229,10 @@ class Ledger:
         return bool(self._queue) or self._may_ask()
 
     def close(self) -> None:
-        """Record the time used, and leave the study to other drivers."""
+        """Record the time used, and leave the study to other drivers, and to another process of this one."""
         self._save_seconds()
         self.drivers.leave()
+        self.folder.leave_desk()
 
     # ---- populations as tasks ------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from mmsa_core.population import stackable
 from search import confirm, explain, export, holistic, interactions, priors, warm_start
 from search.bench import population_size
 from search.configs import modules
+from search.engine import Engine, Placement
 from search.explain.marginals import Trials
 from search.explain.measure import Measure
 from search.explain.stage import explained
@@ -39,7 +40,6 @@ from search.progress import TextProgress
 from search.race import Race, Rounds, at_once, lean
 from search.report.build import write_report
 from search.run_folder import RunFolder
-from search.runner import Engine, Placement
 from search.space import Space
 from search.study import StudyConfig
 from search.trials import (

@@ -127,15 +127,30 @@ def facts(status: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _left(status: Mapping[str, Any]) -> str:
-    """Guess the time left from the time of what is done; a search counts its earlier runs in both."""
+def seconds_left(status: Mapping[str, Any]) -> float | None:
+    """Guess the seconds left from the time of what is done (a search counts its earlier runs in both); None before the
+    first end."""
     done, total = counted(status)
     if done == 0:
-        return "unknown"
+        return None
     used = status["used"]["seconds"] if "used" in status else status["speed"]["seconds"]
-    left = used / done * (total - done)
+    left = float(used / done * (total - done))
     minutes = status.get("budget", {}).get("minutes")
-    return clock(left if minutes is None else max(0.0, min(left, 60 * minutes - used)))
+    return left if minutes is None else max(0.0, min(left, 60 * minutes - used))
+
+
+def waiting(status: Mapping[str, Any]) -> bool:
+    """Tell whether there is more to do than one worker has in hand."""
+    done, total = counted(status)
+    if "stage" in status:
+        return total - done > 1
+    queued, running = int(status["queued"]), int(status["counts"]["running"])
+    return queued > 0 or total - done > running
+
+
+def _left(status: Mapping[str, Any]) -> str:
+    left = seconds_left(status)
+    return "unknown" if left is None else clock(left)
 
 
 def describe(status: Mapping[str, Any]) -> str:

@@ -132,6 +132,10 @@ class RunFolder:
                 end(before)
         write_text(file, json.dumps(this_process()))
 
+    def leave_desk(self) -> None:
+        """Let another process take this one's place."""
+        (self.path / ".desk").unlink(missing_ok=True)
+
     # ---- files ---------------------------------------------------------------------------------------------------
 
     def checkpoint(self, population: str) -> Path:

@@ -10,12 +10,7 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import tempfile
-import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, redirect_stdout
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,152 +33,46 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmsa_core.data.split import Split
-from mmsa_core.errors import UserError
 from search.desk import Desk, Patience
+from search.engine import MakeSource, Placement, Splits, on_cluster
 from search.populations import Source, Wait
-from search.study import ResourcesConfig
 from search.worker import Worker, explain
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-BARREN_RESTARTS = 3
-"""How often Tune may end without a finished task in between before the run gives up."""
 
+class Workers:
+    """The desk in an actor on this node, and Ray Tune's workers, on any."""
 
-@dataclass(frozen=True)
-class Placement:
-    """How many populations run side by side and what each may use; None is what the cluster has, now and later."""
-
-    workers: int | None
-    cpus: float
-    gpus: float | None
-
-    @staticmethod
-    def of(resources: ResourcesConfig) -> Placement:
-        """Return the placement on this machine: a population per GPU if there are any, else per core. On a cluster Ray
-        places as many as fit, also on nodes that join later."""
-        workers = None if resources.workers == "auto" else resources.workers
-        if _on_cluster():
-            return Placement(workers, resources.cpus, None if resources.gpus == "auto" else float(resources.gpus))
-        devices = torch.cuda.device_count()
-        gpus = (1.0 if devices else 0.0) if resources.gpus == "auto" else float(resources.gpus)
-        if gpus > 0 and devices == 0:
-            raise UserError(f"resources.gpus: asks for {gpus:g} and this machine has none; write gpus: auto or 0")
-        cores = len(os.sched_getaffinity(0))
-        fit = int(devices / gpus) if gpus > 0 else max(1, int(cores / resources.cpus))
-        return Placement(fit if workers is None else workers, resources.cpus, gpus)
-
-    def share(self, cluster: Mapping[str, float]) -> dict[str, float]:
-        """Return what one population is given of a cluster with these resources: a GPU where any node has one."""
-        gpus = (1.0 if cluster.get("GPU", 0.0) >= 1.0 else 0.0) if self.gpus is None else self.gpus
-        return {"cpu": self.cpus, "gpu": gpus}
-
-
-def _on_cluster() -> bool:
-    return "RAY_ADDRESS" in os.environ
-
-
-class Engine:
-    """Runs sources on this machine (or the cluster that ``RAY_ADDRESS`` names); starts Ray when there is work, once.
-
-    While it is open, the first SIGINT or SIGTERM drains the source at work, and a second SIGINT ends the program at
-    once.
-    """
+    gone: tuple[type[Exception], ...] = (ray.exceptions.RayError,)
 
     def __init__(
-        self, placement: Placement, on_status: Callable[[Mapping[str, Any]], None], patience: Patience | None = None
+        self, make_source: MakeSource, splits: Splits, placement: Placement, patience: Patience | None
     ) -> None:
-        self.placement = placement
-        self.on_status = on_status
-        self.patience = patience
-        self._asked = threading.Event()
-        self._open = ExitStack()
-
-    @property
-    def interrupted(self) -> bool:
-        """Tell whether a signal asked to stop."""
-        return self._asked.is_set()
-
-    def __enter__(self) -> Engine:
-        # Ray prints what its daemons say to the standard output, which is the result's
-        nowhere = self._open.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
-        self._open.enter_context(redirect_stdout(nowhere))
-        self._open.callback(ray.shutdown)
-        for number in SIGNALS:
-            self._open.callback(signal.signal, number, signal.signal(number, self._handle))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    def run(self, make_source: Callable[[], Source], splits: tuple[Split, Split]) -> dict[str, Any]:
-        """Run a source's tasks to the end (or until interrupted) and return its last status.
-
-        ``make_source`` is called in the desk's own process. ``splits`` are train and valid: workers have no other data.
-
-        Raises:
-            UserError: the disk or the storage gave out; running again goes on.
-        """
-        if not ray.is_initialized():
-            _start_ray(self.placement)
-            for number in SIGNALS:  # Ray has taken SIGTERM for itself
-                signal.signal(number, self._handle)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # the run folder's
-        desk = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote(
-            partial(_inside, Path.cwd(), make_source), self.patience
+        self._desk = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote(
+            partial(_inside, Path.cwd(), make_source), patience
         )
-        ray.get(desk.pulse.remote())
-        over = threading.Event()
-        monitor = threading.Thread(target=self._monitor, args=(desk, over), daemon=True)
-        monitor.start()
-        try:
-            barren = 0
-            while not self.interrupted and barren < BARREN_RESTARTS and ray.get(desk.open.remote()):
-                if not ray.get(desk.ready.remote()):
-                    self._asked.wait(1.0)
-                    continue
-                before = ray.get(desk.finished.remote())
-                _tune(desk, splits, self.placement)
-                ray.get(desk.abandon.remote())
-                barren = barren + 1 if ray.get(desk.finished.remote()) == before else 0
-            status = dict(ray.get(desk.close.remote()))
-            failure = ray.get(desk.failure.remote())
-            if failure is not None:
-                raise failure
-            return status
-        finally:
-            over.set()
-            monitor.join(timeout=5)
-            ray.kill(desk)
+        self._splits, self._placement = splits, placement
+        self.ask("pulse")
 
-    def _handle(self, number: int, _: object) -> None:
-        if self.interrupted and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked.set()
+    def ask(self, question: str, *arguments: Any) -> Any:
+        return ray.get(getattr(self._desk, question).remote(*arguments))
 
-    def _monitor(self, desk: Any, over: threading.Event) -> None:
-        """Every second show the status, end workers that hang, and pass an interrupt on to the source."""
-        drained = False
-        while not over.wait(1.0):
-            try:
-                if self.interrupted and not drained:
-                    ray.get(desk.drain.remote())
-                    drained = True
-                for worker in ray.get(desk.silent.remote()):
-                    ray.kill(worker)
-                self.on_status(ray.get(desk.pulse.remote()))
-            except ray.exceptions.RayError:
-                return
+    def work(self) -> None:
+        _tune(self._desk, self._splits, self._placement)
+
+    def end(self, worker: Any) -> None:
+        ray.kill(worker)
+
+    def close(self) -> None:
+        ray.kill(self._desk)
 
 
-def _inside(folder: Path, make_source: Callable[[], Source]) -> Source:
-    """Make a source in the driver's working folder, where relative paths begin: a cluster's processes have others."""
-    os.chdir(folder)
-    return make_source()
-
-
-def _start_ray(placement: Placement) -> None:
+def start(placement: Placement) -> bool:
+    """Start Ray, or join the cluster, if that is not done yet; tell whether it was done now."""
+    if ray.is_initialized():
+        return False
     arguments: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if not _on_cluster():
+    if not on_cluster():
         if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
             # of this run alone: Ray's own would be a file that other users of the machine can read
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -196,6 +85,18 @@ def _start_ray(placement: Placement) -> None:
     for name in ("ray.tune.tune", "ray.tune.execution.tune_controller"):
         logging.getLogger(name).addFilter(_is_news)
     ray.init(**arguments)
+    return True
+
+
+def stop() -> None:
+    """Leave the cluster, or end Ray."""
+    ray.shutdown()
+
+
+def _inside(folder: Path, make_source: MakeSource) -> Source:
+    """Make a source in the driver's working folder, where relative paths begin: a cluster's processes have others."""
+    os.chdir(folder)
+    return make_source()
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -32,12 +32,12 @@ from mmsa_core.population import MemberSpec
 from mmsa_core.predict import predict
 from mmsa_core.train import Objective, fit
 from search import confirm, pipeline
+from search.engine import Engine
 from search.explain.switches import switches
 from search.judgement import between
 from search.members import Candidate, has_members, load
 from search.pipeline import Opened
 from search.populations import Source, Task
-from search.runner import Engine
 from search.statistics import Estimate, compare, estimate, resolve
 from search.study import StudyConfig
 from search.trials import open_study

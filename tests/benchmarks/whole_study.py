@@ -66,10 +66,11 @@ def suggested(trial: Any) -> Config:
 
 def with_ray(seed: int, trials: int, reuse: bool) -> Config:
     """Search as Ray Tune's documentation has it: OptunaSearch and ASHA, a function that reports every epoch."""
-    from search.runner import Placement, _start_ray
+    from search.engine import Placement
+    from search.runner import start
 
     cores = len(os.sched_getaffinity(0))
-    _start_ray(Placement(cores, 1.0, 0.0))  # as our own runs: on the loopback interface alone
+    start(Placement(cores, 1.0, 0.0))  # as our own runs: on the loopback interface alone
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
@@ -139,7 +140,7 @@ def with_optuna(seed: int, trials: int, journal: Path, sampler_seed: int) -> Con
 def with_ours(trials: int, folder: Path, whole: bool) -> Config:
     """Search as ``mmsa-search run`` does, the search alone or all of it."""
     from search import pipeline
-    from search.runner import Engine, Placement
+    from search.engine import Engine, Placement
     from search.study import StudyConfig
     from search.trials import best_trial, open_study
 

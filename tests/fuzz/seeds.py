@@ -12,8 +12,8 @@ from mmsa_core.config import MemberConfig
 from mmsa_core.data.synthetic import write_planted
 from mmsa_core.train import Objective
 from search import export, pipeline
+from search.engine import Engine
 from search.populations import Source
-from search.runner import Engine
 from search.worker import Worker
 from search.yaml_io import write_yaml
 from tests.search.tiny import drain, study

@@ -17,9 +17,9 @@ import torch
 from mmsa_core.data.split import Split
 from mmsa_core.data.synthetic import write_planted
 from search import pipeline
+from search.engine import Engine
 from search.ledger import Ledger
 from search.populations import Outcome, Report, Result, Source, Task, Wait
-from search.runner import Engine
 from search.study import StudyConfig
 from search.worker import Worker
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from search.runner import Placement
+from search.engine import Placement
 from search.study import ResourcesConfig
 
 

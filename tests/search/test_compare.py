@@ -20,9 +20,9 @@ from mmsa_core.metrics import evaluate
 from search import cli, pipeline
 from search.compare import compared, read_run
 from search.configs import modules
+from search.engine import Engine
 from search.populations import Source
 from search.run_folder import RunFolder
-from search.runner import Engine
 from search.statistics import compare, holm, welch
 from search.study import StudyConfig
 from search.trials import open_study

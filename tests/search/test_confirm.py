@@ -23,6 +23,7 @@ from mmsa_core.metrics import evaluate
 from search import confirm, explain, export, pipeline
 from search.asking import search_seeds
 from search.confirm import ConfirmPlan, Weights, confirm_seeds, record_opening
+from search.engine import Engine
 from search.explain.effects import effects
 from search.explain.importance import importances
 from search.explain.measure import Measure
@@ -32,7 +33,6 @@ from search.members import Candidate, drop_weights, load
 from search.pipeline import Opened
 from search.populations import Outcome, Reply, Result, Source, Task, Wait
 from search.race import Race, at_once
-from search.runner import Engine
 from search.space import Space
 from search.study import StudyConfig
 from search.trials import leaders, open_study

@@ -21,10 +21,10 @@ from optuna.storages.journal import JournalFileBackend
 from mmsa_core.errors import UserError
 from search import outage
 from search.desk import Desk, Patience
+from search.engine import Engine, Placement
 from search.ledger import Ledger
 from search.populations import Reply, Task, Wait
 from search.run_folder import RunFolder
-from search.runner import Engine, Placement
 from search.storage import open_storage
 from tests.search.tiny import ledger, pretend, scaled, study
 

@@ -56,7 +56,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     (folder / "study.yaml").write_text(STUDY, encoding="utf-8")
     os.chdir(folder)
     try:
-        with driver("run", "study.yaml", "--out", "run", "budget.trials=200", "rungs.epochs=[20,40]") as process:
+        settings = ("resources.workers=2", "budget.trials=200", "rungs.epochs=[20,40]")
+        with driver("run", "study.yaml", "--out", "run", *settings) as process:
             wait_for(process, lambda: len(finished("run")) >= 2)
             found = tuple(_look(child) for child in [psutil.Process(process.pid), *_children(process.pid)])
             (address,) = {_option(p.command, "--gcs-address") for p in found} - {""}

@@ -424,7 +424,7 @@ def test_a_study_with_a_cost(home: Path, capsys: Capture) -> None:
 
 
 # ---- ended in the middle ---------------------------------------------------------------------------------------------
-# One run, three times ended in the middle: each call goes on where the one before it was ended.
+# One run with Ray, three times ended in the middle: each call goes on where the one before it was ended.
 
 HARD = (
     "study.yaml",
@@ -432,7 +432,7 @@ HARD = (
     "hard",
     "rungs.epochs=[20,40]",
     "seeds.confirm=2",
-    "resources.workers=1",
+    "resources.workers=2",
     f"budget.trials={LONG}",
 )
 
@@ -485,6 +485,21 @@ def test_ctrl_c_saves_and_stops(interrupted: tuple[Done, dict[int, Any]]) -> Non
     assert "Traceback" not in done.err
     assert done.out == ""
     assert 2 <= len(trials) < LONG
+
+
+def test_a_driver_that_trains_itself_is_killed(home: Path, capsys: Capture) -> None:
+    study = ("run", "study.yaml", "--out", "alone", "rungs.epochs=[20,40]", "seeds.confirm=2", "resources.workers=1")
+    with driver(*study) as process:
+        wait_for(process, lambda: len(finished("alone")) >= 2)
+        process.kill()
+        process.wait()
+        before = finished("alone")
+    assert len(before) < BUDGET
+    done = run(*study[1:])
+    assert done.code == 0, done.err
+    check_whole(capsys, "alone", BUDGET, ended_before=True)
+    after = finished("alone")
+    assert {n: t for n, t in after.items() if n in before} == before
 
 
 def test_sigterm_saves_and_stops(home: Path) -> None:
