@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +14,11 @@ from mmsa_core.config import MemberConfig, fingerprint
 from mmsa_core.errors import UserError
 from mmsa_core.model import complete
 from mmsa_core.noise import mix
+from search.changes import Changes
 from search.draft import Draft
 from search.drivers import Drivers
 from search.populations import together
-from search.sampling import View, make_sampler, most_seen, writes_nothing
+from search.sampling import Sight, View, make_sampler, most_seen, writes_nothing
 from search.space import Space
 from search.study import StudyConfig
 from search.trials import (
@@ -29,6 +30,7 @@ from search.trials import (
     ORIGIN,
     POPULATION,
     FirstTrial,
+    by_number,
     configuration,
     is_outside,
 )
@@ -36,13 +38,32 @@ from search.trials import (
 
 @dataclass
 class _Asking:
-    """Populations in the making: their generation, how often each configuration was tried, the study as it was when
-    they were begun, their names by structure."""
+    """Populations in the making: their generation, the configurations asked for so far, their names by structure."""
 
     generation: int
-    seen: dict[str, int]
-    view: View
+    seen: Counter[str] = field(default_factory=Counter)
     names: dict[tuple[tuple[str, Any], ...], str] = field(default_factory=dict)
+
+
+class _Places:
+    """The places that trials have in populations: the last generation, and how often each configuration was tried, so
+    that a repeated one becomes another seed."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._changes = Changes(study)
+        self._known: set[int] = set()
+        self.seen: Counter[str] = Counter()
+        self.generation = -1
+
+    def look(self) -> _Places:
+        """Take note of the trials that were given a place since the last look."""
+        for trial in self._changes():
+            place = trial.user_attrs.get(POPULATION)
+            if place is not None and trial.number not in self._known:
+                self._known.add(trial.number)
+                self.seen[place["fingerprint"]] += 1
+                self.generation = max(self.generation, place["generation"])
+        return self
 
 
 class Asker:
@@ -55,6 +76,8 @@ class Asker:
         self.space = space
         self.drivers = drivers
         self.size = size
+        self._places = _Places(study)
+        self._sight = Sight(study, most_seen(config))
 
     def begin(self, first: Sequence[FirstTrial]) -> None:
         """Make the baseline wait as trial 0, and ``first`` behind it."""
@@ -71,16 +94,17 @@ class Asker:
         Trials that were enqueued with another structure form populations of their own. So does a configuration from
         outside the space, as nothing in the space has its structure.
         """
-        asking = self._begun(generation)
-        seed = mix("sampler", self.config.seeds.base, asking.view.count)
+        self._places.look()
+        asking, view = _Asking(generation), self._sight.view()
+        seed = mix("sampler", self.config.seeds.base, view.count)
         if not self.drivers.leads:  # two drivers that ask at once see as many trials, and must not draw the same
             seed = mix(self.drivers.token, seed)
-        first = self._ask(seed, {}, asking)
+        first = self._ask(seed, {}, asking, view)
         structure = self.space.structural(first.params)
         most_members = min(self.size, self.limit(structure))
         room = max(1, together(self.configuration(first), most_members) // self.config.seeds.search)
         others = 0 if is_outside(first) else min(room, most) - 1
-        asked = [first, *(self._ask(mix(seed, k), structure, asking) for k in range(1, others + 1))]
+        asked = [first, *(self._ask(mix(seed, k), structure, asking, view) for k in range(1, others + 1))]
         return [[t for t in asked if t.user_attrs[POPULATION]["name"] == name] for name in asking.names.values()]
 
     def limit(self, structure: Mapping[str, Any]) -> int:
@@ -98,7 +122,8 @@ class Asker:
         """Give a trial that was asked for, and no more, its parameters and a population of its own."""
         self.study.sampler = make_sampler(self.config, mix("sampler", self.config.seeds.base, number), {})
         trial = Trial(self.study, by_number(self.study, number)._trial_id)
-        return self._place(trial, self._begun(generation))
+        self._places.look()
+        return self._place(trial, _Asking(generation))
 
     def configuration(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return the configuration that a trial stands for."""
@@ -106,8 +131,7 @@ class Asker:
 
     def generation(self) -> int:
         """Return the number of the next generation of populations."""
-        known = [t.user_attrs[POPULATION]["generation"] for t in self._all() if POPULATION in t.user_attrs]
-        return max(known, default=-1) + 1
+        return self._places.look().generation + 1
 
     def _enqueue_first(self, first: Sequence[FirstTrial]) -> None:
         """Make the first trials wait behind the baseline; one that is no point of the space, or waits already, is
@@ -130,9 +154,8 @@ class Asker:
         if dropped:
             self.study.set_user_attr(DROPPED, dropped)
 
-    def _ask(self, seed: int, fixed: Mapping[str, Any], asking: _Asking) -> FrozenTrial:
+    def _ask(self, seed: int, fixed: Mapping[str, Any], asking: _Asking, view: View) -> FrozenTrial:
         """Ask for a trial, with its place in a population: one that waits, else one drawn anew, in one write."""
-        view = asking.view
         if view.waiting > 0 or not writes_nothing(self.config):
             view.waiting -= 1
             self.study.sampler = make_sampler(self.config, seed, fixed)
@@ -157,7 +180,8 @@ class Asker:
     ) -> dict[str, Any]:
         """Return a trial's place: its population, named after the first of its trials, its seeds, and who trains it."""
         mark = _mark(config)
-        replicate, asking.seen[mark] = asking.seen[mark], asking.seen[mark] + 1
+        replicate = self._places.seen[mark] + asking.seen[mark]
+        asking.seen[mark] += 1
         return {
             "name": asking.names.setdefault(
                 _key(self.space.structural(params)), f"p{number:04d}-{self.drivers.token[:4]}"
@@ -167,26 +191,6 @@ class Asker:
             "fingerprint": mark,
             "owner": self.drivers.own,
         }
-
-    def _begun(self, generation: int) -> _Asking:
-        return _Asking(generation, self._fingerprints(), View(self.study, most_seen(self.config)))
-
-    def _fingerprints(self) -> dict[str, int]:
-        """Count the trials of each configuration, so that a repeated one becomes another seed."""
-        seen: dict[str, int] = defaultdict(int)
-        for t in self._all():
-            if POPULATION in t.user_attrs:
-                seen[t.user_attrs[POPULATION]["fingerprint"]] += 1
-        return seen
-
-    def _all(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
-
-
-def by_number(study: optuna.Study, number: int) -> FrozenTrial:
-    """Return a trial by its number, without a list of all, which costs more the longer the study is."""
-    storage = study._storage
-    return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
 
 
 def search_seeds(config: StudyConfig, replicate: int) -> list[int]:

@@ -18,13 +18,14 @@ import numpy as np
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mmsa_core.cost import Cost
-from search.asking import Asker, by_number
+from search.asking import Asker
+from search.changes import Tally
 from search.drivers import Drivers
 from search.overhead import overhead, timed
 from search.populations import Outcome, Reply, Result, Slot, Task, Wait, split_task
 from search.processes import same_process
+from search.pruning import Scope, make_pruner, weak
 from search.run_folder import RunFolder
-from search.sampling import GenerationView, make_pruner, weak
 from search.space import Space
 from search.study import StudyConfig
 from search.trials import (
@@ -35,8 +36,8 @@ from search.trials import (
     RESULT,
     SECONDS,
     FirstTrial,
+    by_number,
     cost,
-    finished,
     open_study,
     reasons,
     summary,
@@ -83,6 +84,7 @@ class Ledger:
         self.drivers = Drivers(self.study, folder.path, populations * size)
         self.asker = Asker(self.study, config, space, self.drivers, size)
         self.pruner = make_pruner(config)
+        self.tally = Tally(self.study)
         self.message = ""
         self._draining = False
         self._running: dict[str, _Running] = {}
@@ -138,12 +140,9 @@ class Ledger:
             self._set_cost(number, cost)
             if epoch not in frozen.intermediate_values:  # Trial.report refuses studies of two objectives
                 self.study._storage.set_trial_intermediate_value(frozen._trial_id, epoch, means[number])
-        view = (
-            GenerationView(self.study, entry.generation, {s.trial for s in entry.task.slots})
-            if self.deterministic
-            else self.study
-        )
-        ended = weak(self.pruner, view, [self._trial(n) for n in open_trials])  # type: ignore[arg-type]
+        own = frozenset(s.trial for s in entry.task.slots)
+        scope = Scope(entry.generation, own) if self.deterministic else None
+        ended = weak(self.pruner, self.study, list(open_trials), epoch, scope)
         for number in sorted(ended):
             self.study.tell(number, state=TrialState.PRUNED)
         gone = ended | (set(means) - set(open_trials))
@@ -219,7 +218,7 @@ class Ledger:
 
     def pending(self) -> bool:
         """Tell whether there is, or may yet be, something to hand out: what another driver has may come to this one."""
-        return not self._draining and (bool(self._queue) or not self._spent() or bool(self._in_progress()))
+        return not self._draining and (bool(self._queue) or not self._spent() or bool(self.tally.look().running))
 
     def ready(self) -> bool:
         """Tell whether there is something to hand out now, or only when another driver is done or dead."""
@@ -283,7 +282,7 @@ class Ledger:
         still holds their place; trials without a population were asked for but not labelled yet."""
         held = {s.trial for entry in (*self._running.values(), *self._queue) for s in entry.task.slots}
         alive = [d for d in self.drivers.alive() if not self.drivers.is_own(d)]
-        lost = {t.number for t in self._in_progress() if t.number not in held and not _has_owner(t, alive)}
+        lost = {t.number for t in self.tally.look().running if t.number not in held and not _has_owner(t, alive)}
         if not lost:
             return
         populations: dict[str, list[FrozenTrial]] = defaultdict(list)
@@ -330,12 +329,11 @@ class Ledger:
 
     def _break_circuit(self) -> None:
         """Stop a study in which too large a share of the trials fails, with the reasons."""
-        ended = finished(self._all())
-        failed = [t for t in ended if t.state == TrialState.FAIL]
-        if len(ended) >= BREAKER_TRIALS and len(failed) > self.config.max_failure_rate * len(ended):
+        known = self.tally.look()
+        if known.ended >= BREAKER_TRIALS and known.failed > self.config.max_failure_rate * known.ended:
             self.message = (
-                f"stopped: {len(failed)} of {len(ended)} trials failed, more than max_failure_rate="
-                f"{self.config.max_failure_rate:g}: {reasons(failed)}"
+                f"stopped: {known.failed} of {known.ended} trials failed, more than max_failure_rate="
+                f"{self.config.max_failure_rate:g}: {reasons(self._all())}"
             )
             self._draining = True
 
@@ -355,9 +353,6 @@ class Ledger:
     def _set(self, number: int, key: str, value: object) -> None:
         Trial(self.study, self._trial(number)._trial_id).set_user_attr(key, value)
 
-    def _in_progress(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-
     def _is_open(self, trial: FrozenTrial) -> bool:
         """Tell whether a trial's outcome is still to be told, and by this driver."""
         record = trial.user_attrs.get(POPULATION)
@@ -369,10 +364,10 @@ class Ledger:
         if self._spent():
             return False
         at_once = sum(int(d["asks"]) for d in self.drivers.alive())
-        return self.drivers.leads or (bool(self._all()) and self._trials_left() >= at_once)
+        return self.drivers.leads or (self.tally.look().known > 0 and self._trials_left() >= at_once)
 
     def _trials_left(self) -> int:
-        return self.config.budget.trials - sum(t.state != TrialState.WAITING for t in self._all())
+        return self.config.budget.trials - self.tally.look().begun
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

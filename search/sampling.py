@@ -1,105 +1,24 @@
-"""Optuna samplers and pruners by the names that a study file uses, the rung pruner, and what each may see."""
+"""Optuna samplers by the names that a study file uses, and what they see of a study."""
 
 from __future__ import annotations
 
-import heapq
-import math
 import warnings
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from search.pareto import ranks
+from search.changes import Changes
 from search.study import StudyConfig
-from search.trials import BASELINE, COST, ORIGIN, POPULATION, Directed, is_outside, losses, sign
+from search.trials import is_outside, sign
 
 HISTORY = 150
 """Ended trials that TPE sees at most: with 100 it found worse ones, with 250 none that are resolved to be better
 (reports/benchmarks/overhead.md)."""
-
-
-class RungPruner(optuna.pruners.BasePruner):
-    """Asynchronous successive halving on a free list of rungs, without state of its own.
-
-    A trial that reaches a rung goes on if it is among the best ``keep`` of all that have reached it so far. Learning
-    curves of different structures cross, so the best of each population goes on in any case, up to the last rung: a
-    combination is judged at its own good settings. The baseline is never pruned.
-
-    With a cost that is known before the end, the best are those of the first fronts of metric and cost at the rung,
-    whole fronts at a time: what another beats in both ends at its first rung, and what is cheapest of its kind goes on.
-
-    Source: Li et al., MLSys 2020, arXiv:1810.05934, algorithm 2 (stopping variant), by fronts as in Schmucker et al.,
-    2021, arXiv:2106.12639, section 3, without ordering within a front; the exceptions are ours.
-    """
-
-    def __init__(self, epochs: Sequence[int], keep: float) -> None:
-        self.epochs = tuple(epochs)
-        self.keep = keep
-
-    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Tell whether ``trial`` should end at its last reported epoch."""
-        return trial.number in self.weak(study, [trial])
-
-    def weak(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> set[int]:
-        """Return the numbers of those of ``trials``, all at one rung, that should end there."""
-        rung = trials[0].last_step if trials else None
-        if rung is None or rung not in self.epochs:
-            return set()
-        seen = [t for t in study.get_trials(deepcopy=False) if rung in t.intermediate_values]
-        fronts = _fronts(study, seen, rung)
-        own = {t.number: front for t, front in zip(seen, fronts, strict=True)}
-        ordered = sorted(fronts)
-        least: dict[str | None, int] = {}
-        for t, front in zip(seen, fronts, strict=True):
-            least[_population(t)] = min(front, least.get(_population(t), front))
-        found = set()
-        for trial in trials:
-            mine = own[trial.number]
-            leads = rung != self.epochs[-1] and least[_population(trial)] == mine
-            if trial.user_attrs.get(ORIGIN) == BASELINE or leads:
-                continue
-            if bisect_left(ordered, mine) >= math.ceil(self.keep * len(seen)):
-                found.add(trial.number)
-        return found
-
-
-def weak(pruner: optuna.pruners.BasePruner, study: optuna.Study, trials: Sequence[FrozenTrial]) -> set[int]:
-    """Return the numbers of the trials of one population, all at one rung, that a pruner ends."""
-    if isinstance(pruner, RungPruner):
-        return pruner.weak(study, trials)
-    return {t.number for t in trials if pruner.prune(study, t)}
-
-
-def _fronts(study: Directed, trials: Sequence[FrozenTrial], rung: int) -> list[int]:
-    """Return every trial's front of metric and cost at a rung; by the metric alone where the cost of one is not known
-    yet."""
-    costs = [t.user_attrs.get(COST) for t in trials]
-    values = [t.intermediate_values[rung] for t in trials]
-    if None not in costs:
-        return ranks([losses(study, value, cost) for value, cost in zip(values, costs, strict=True)])
-    loss = sign(study) * np.array(values)
-    order: list[int] = np.unique(np.where(np.isnan(loss), np.inf, loss), return_inverse=True)[1].tolist()
-    return order
-
-
-def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
-    """Return the study's pruner; the last rung ends a trial and prunes nothing."""
-    rungs = config.rungs.epochs
-    if config.pruner == "rungs":
-        return RungPruner(rungs[:-1], config.rungs.keep)
-    if config.pruner == "median":
-        return optuna.pruners.MedianPruner(n_warmup_steps=rungs[0] - 1)
-    if config.pruner == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=rungs[0], max_resource=rungs[-1])
-    if config.pruner == "successive_halving":
-        return optuna.pruners.SuccessiveHalvingPruner(min_resource=rungs[0])
-    return optuna.pruners.NopPruner()
 
 
 def make_sampler(
@@ -134,8 +53,8 @@ def make_sampler(
 
 
 def most_seen(config: StudyConfig) -> int | None:
-    """Return how many ended trials the study's sampler sees at most; None for all."""
-    return HISTORY if config.sampler == "tpe" else None
+    """Return how many ended trials the study's sampler sees at most; None for all. Random draws look at none."""
+    return {"tpe": HISTORY, "random": 0}.get(config.sampler)
 
 
 def writes_nothing(config: StudyConfig) -> bool:
@@ -179,30 +98,69 @@ class PointsSampler(optuna.samplers.BaseSampler):
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        if self._most is None:  # TPE, which sees a part, keeps nothing of a trial's end
-            self._sampler.after_trial(cast(optuna.Study, View(study, None)), trial, state, values)
+        if self._most is None:  # who sees a part, keeps nothing of a trial's end
+            self._sampler.after_trial(cast(optuna.Study, Sight(study, None).view()), trial, state, values)
 
     def reseed_rng(self) -> None:
         self._sampler.reseed_rng()
 
     def _seen(self, study: optuna.Study) -> optuna.Study:
         if self._view is None:
-            self._view = View(study, self._most)
+            self._view = Sight(study, self._most).view()
         return cast(optuna.Study, self._view)
 
 
-class View:
-    """A study at one moment, without the trials from outside the space: what a sampler reads of it, and where it keeps
-    its notes. It is made once for all trials of a population, as it costs more the longer a study is."""
+class Sight:
+    """What a sampler may see of a study: the trials that are points of the space; of those that have ended at most
+    ``most``, the best by the metric, a quarter, and an even choice of the others. What has ended is read once."""
 
     def __init__(self, study: optuna.Study, most: int | None) -> None:
         self._study = study
+        self._most = most
+        self._changes = Changes(study)
+        self._sign = sign(study)
+        self._begun = 0
+        self._ended: list[FrozenTrial] = []
+        self._best: list[tuple[float, int]] = []
+
+    def view(self) -> View:
+        """Return what a sampler may see now."""
+        changed = self._changes()
+        self._begun += sum(t.state.is_finished() for t in changed)
+        points = [t for t in changed if not is_outside(t)]
+        for trial in points:
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                insort(self._ended, trial, key=_number)
+            if trial.state == TrialState.COMPLETE and self._most is not None:
+                insort(self._best, (self._sign * trial.values[0], trial.number))
+                del self._best[self._most // 4 :]
+        pending = [t for t in changed if not t.state.is_finished()]
+        seen = sorted([*self._telling(), *(t for t in pending if not is_outside(t))], key=_number)
+        waiting = sum(t.state == TrialState.WAITING for t in pending)
+        return View(self._study, self._begun + len(pending), waiting, seen)
+
+    def _telling(self) -> list[FrozenTrial]:
+        ended, most = self._ended, self._most
+        if most is None or len(ended) <= most:
+            return ended
+        best = [bisect_left(ended, number, key=_number) for _, number in self._best]
+        others = np.delete(np.arange(len(ended)), best)
+        even = others[np.linspace(0, len(others) - 1, most - len(best)).astype(int)]
+        return [ended[k] for k in (*best, *even.tolist())]
+
+
+class View:
+    """A study at one moment: what a sampler reads of it, and where it keeps its notes. It is made once for all trials
+    of a population."""
+
+    def __init__(self, study: optuna.Study, count: int, waiting: int, trials: list[FrozenTrial]) -> None:
+        """``count`` is the number of all trials, ``waiting`` of those that were enqueued and not asked for yet;
+        ``trials`` are seen, in their order."""
+        self._study = study
         self.direction = study.directions[0]
-        known = study.get_trials(deepcopy=False)
-        self.count = len(known)
-        self.waiting = sum(t.state == TrialState.WAITING for t in known)
-        points = [t for t in known if not is_outside(t)]
-        self._trials = points if most is None else telling(points, sign(study), most)
+        self.count = count
+        self.waiting = waiting
+        self._trials = trials
 
     def add(self, trial: FrozenTrial) -> None:
         """Take note of a trial that was asked for since."""
@@ -222,47 +180,5 @@ class View:
         return [t for t in self._trials if states is None or t.state in states]
 
 
-def telling(trials: Sequence[FrozenTrial], sign: float, most: int) -> list[FrozenTrial]:
-    """Return at most ``most`` of the trials that have ended, in their order: the best by the metric, a quarter, and an
-    even choice of the others; and all that have not ended."""
-    ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    if len(ended) <= most:
-        return list(trials)
-    complete = [t for t in ended if t.state == TrialState.COMPLETE]
-    best = {t.number for t in heapq.nsmallest(most // 4, complete, key=lambda t: sign * t.values[0])}
-    others = [t.number for t in ended if t.number not in best]
-    picked = {others[int(i)] for i in np.linspace(0, len(others) - 1, most - len(best))}
-    kept = best | picked
-    return [t for t in trials if t.number in kept or t.state in (TrialState.RUNNING, TrialState.WAITING)]
-
-
-def _population(trial: FrozenTrial) -> str | None:
-    record = trial.user_attrs.get(POPULATION)
-    return None if record is None else str(record["name"])
-
-
-class GenerationView:
-    """The study as a population of a generation may see it: what earlier generations left, and itself.
-
-    Pruning that looks only here does not depend on how fast other workers are.
-    """
-
-    def __init__(self, study: optuna.Study, generation: int, own: set[int]) -> None:
-        self.directions = study.directions
-        self._storage = study._storage  # successive halving keeps its rungs there
-        self._study = study
-        self._generation = generation
-        self._own = own
-
-    @property
-    def direction(self) -> StudyDirection:
-        """The metric's direction, for Optuna's pruners, which know no other objective."""
-        return self.directions[0]
-
-    def get_trials(self, deepcopy: bool = True, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
-        trials = self._study.get_trials(deepcopy=deepcopy, states=None if states is None else tuple(states))
-        return [t for t in trials if t.number in self._own or self._earlier(t)]
-
-    def _earlier(self, trial: FrozenTrial) -> bool:
-        record = trial.user_attrs.get(POPULATION)
-        return record is not None and record["generation"] < self._generation
+def _number(trial: FrozenTrial) -> int:
+    return trial.number

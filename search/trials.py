@@ -229,6 +229,12 @@ def origins(study: optuna.Study) -> dict[str, dict[str, Any]]:
     return found
 
 
+def by_number(study: optuna.Study, number: int) -> FrozenTrial:
+    """Return a trial by its number, without a list of all, which costs more the longer the study is."""
+    storage = study._storage
+    return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
+
+
 def recorded_trial(study: optuna.Study, number: int) -> FrozenTrial:
     """Return the trial that a record of the run names.
 

@@ -66,7 +66,7 @@ def run(config: StudyConfig, space: Space, history: int, seed: int, trials: int)
     study = optuna.create_study()
     found, best, course, spent = math.inf, math.inf, [], 0.0
     for first in range(0, trials, SIZE):
-        view, structure = sampling.View(study, history), {}
+        view, structure = sampling.Sight(study, history).view(), {}
         asked = []
         for k in range(SIZE):
             started = time.process_time()

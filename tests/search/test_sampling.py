@@ -1,140 +1,23 @@
-"""The rung pruner against studies made by hand, and every sampler and pruner that a study file can name."""
+"""Every sampler that a study file can name, and what it sees of a study."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any, get_args
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.sampling import RungPruner, make_pruner, make_sampler
+from search.sampling import Sight, make_sampler
 from search.space import Space
 from search.study import StudyConfig
-from search.trials import BASELINE, ORIGIN, POPULATION, finished
+from search.trials import CONFIG, finished, is_outside, sign
 from tests.search.tiny import study
 
 SAMPLERS = get_args(StudyConfig.model_fields["sampler"].annotation)
-PRUNERS = get_args(StudyConfig.model_fields["pruner"].annotation)
-
-
-def made(
-    values: Mapping[str, Mapping[int, float]], direction: str = "minimize", baseline: str | None = None
-) -> optuna.Study:
-    """Return a study of running trials; names like ``a1`` are a population (``a``) and which of it."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    found = optuna.create_study(direction=direction)
-    for name, reported in values.items():
-        attrs: dict[str, Any] = {POPULATION: {"name": name[0]}}
-        if name == baseline:
-            attrs[ORIGIN] = BASELINE
-        found.add_trial(
-            create_trial(state=TrialState.RUNNING, intermediate_values=dict(reported), user_attrs=attrs, value=None)
-        )
-    return found
-
-
-def pruned(found: optuna.Study, epochs: tuple[int, ...] = (2, 4), keep: float = 0.5) -> set[int]:
-    pruner = RungPruner(epochs, keep)
-    return {t.number for t in found.get_trials() if pruner.prune(found, t)}
-
-
-def at(epoch: int, *values: float, populations: str = "") -> dict[str, dict[int, float]]:
-    """Return one trial per value, all of population ``a`` unless named."""
-    names = populations or "a" * len(values)
-    return {f"{p}{k}": {epoch: v} for k, (p, v) in enumerate(zip(names, values, strict=True))}
-
-
-@pytest.mark.parametrize(
-    ("keep", "weak"), [(0.5, {2, 3}), (0.25, {1, 2, 3}), (0.75, {3}), (0.3, {2, 3}), (0.01, {1, 2, 3})]
-)
-def test_keeps_its_share_rounded_up(keep: float, weak: set[int]) -> None:
-    assert pruned(made(at(4, 0.1, 0.2, 0.3, 0.4)), keep=keep) == weak
-
-
-def test_maximise_keeps_the_largest() -> None:
-    assert pruned(made(at(4, 0.1, 0.2, 0.3, 0.4), "maximize")) == {0, 1}
-
-
-def test_equal_values_are_kept_together() -> None:
-    assert pruned(made(at(4, 0.1, 0.1, 0.1, 0.4))) == {3}
-
-
-def test_nothing_happens_between_rungs() -> None:
-    found = made({"a0": {3: 0.1}, "a1": {3: 0.9}, "a2": {}})
-    assert pruned(found) == set()
-
-
-def test_judges_at_its_last_rung_only() -> None:
-    """Trial 1 was weak at epoch 2 and is good at 4; trial 2 the other way round."""
-    found = made({"a0": {2: 0.1, 4: 0.1}, "a1": {2: 0.9, 4: 0.2}, "a2": {2: 0.2, 4: 0.9}, "a3": {2: 0.8, 4: 0.8}})
-    assert pruned(found) == {2, 3}
-
-
-def test_the_baseline_is_never_pruned() -> None:
-    values = at(4, 0.9, 0.2, 0.3, 0.4)
-    assert pruned(made(values)) == {0, 3}
-    assert pruned(made(values, baseline="a0")) == {3}
-
-
-def test_the_best_of_a_population_goes_on_to_the_last_rung() -> None:
-    """Population b is worse than all of a: its best survives the first rung, but not the last."""
-    four = {"populations": "aaaabb"}
-    assert pruned(made(at(2, 0.1, 0.2, 0.3, 0.4, 0.8, 0.9, **four))) == {3, 5}
-    assert pruned(made(at(4, 0.1, 0.2, 0.3, 0.4, 0.8, 0.9, **four))) == {3, 4, 5}
-    assert pruned(made(at(2, 0.9, 0.8, 0.7, 0.6, 0.2, 0.1, **four), "maximize")) == {3, 5}
-
-
-def test_trials_of_nobody_are_one_population() -> None:
-    found = made({})
-    for value in (0.1, 0.2, 0.3, 0.4):
-        found.add_trial(create_trial(state=TrialState.RUNNING, intermediate_values={2: value}))
-    assert pruned(found) == {2, 3}
-
-
-def test_a_single_trial_goes_on() -> None:
-    assert pruned(made(at(4, 0.7))) == set()
-
-
-def test_the_study_decides_rungs_and_share() -> None:
-    pruner = make_pruner(study(rungs={"epochs": [3, 5, 9], "keep": 0.25}))
-    assert isinstance(pruner, RungPruner)
-    assert (pruner.epochs, pruner.keep) == ((3, 5), 0.25)
-
-
-def test_a_single_rung_prunes_nothing() -> None:
-    pruner = make_pruner(study(rungs={"epochs": [4]}))
-    found = made(at(4, 0.1, 0.9))
-    assert [pruner.prune(found, t) for t in found.get_trials()] == [False, False]
-
-
-@pytest.mark.parametrize("name", PRUNERS)
-def test_every_pruner_works_on_reports_at_rungs(name: str) -> None:
-    """The weakest of eight is ended by every pruner but none, and the best by no pruner."""
-    config = study(pruner=name, rungs={"epochs": [1, 2, 4, 8], "keep": 0.5})
-    pruner = make_pruner(config)
-    sampler = optuna.samplers.RandomSampler(0)
-    # named, because hyperband draws brackets from the name
-    found = optuna.create_study(study_name="tiny", direction="minimize", sampler=sampler)
-    ended: set[int] = set()
-    for number in range(8):  # each better than the next one: the first is the best
-        trial = found.ask()
-        for epoch in (1, 2, 4):
-            trial.report(number + 1.0 / epoch, epoch)
-            if pruner.prune(found, found.get_trials(deepcopy=False)[number]):
-                ended.add(number)
-                found.tell(number, state=TrialState.PRUNED)
-                break
-        else:
-            found.tell(number, number + 0.1)
-    assert 0 not in ended
-    assert (7 in ended) == (name != "none")
-    expected = {
-        "rungs": "RungPruner", "median": "MedianPruner", "hyperband": "HyperbandPruner",
-        "successive_halving": "SuccessiveHalvingPruner", "none": "NopPruner",
-    }  # fmt: skip
-    assert type(pruner).__name__ == expected[name]
 
 
 def with_history(space: Space, trials: int = 24) -> optuna.Study:
@@ -207,3 +90,36 @@ def test_finished_counts_every_end() -> None:
         create_trial(state=s, value=1.0 if s == TrialState.COMPLETE else None) for s in TrialState
     ]
     assert {t.state for t in finished(found)} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+
+
+def whole(found: optuna.Study, most: int | None) -> list[int]:
+    """Return the trials that a sampler should see, in one look at all of them."""
+    points = [t for t in found.get_trials() if not is_outside(t)]
+    ended = [t for t in points if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    pending = [t.number for t in points if not t.state.is_finished()]
+    if most is None or len(ended) <= most:
+        return sorted([t.number for t in ended] + pending)
+    complete = [t for t in ended if t.state == TrialState.COMPLETE]
+    best = [t.number for t in sorted(complete, key=lambda t: (sign(found) * t.values[0], t.number))[: most // 4]]
+    others = [t.number for t in ended if t.number not in best]
+    return sorted([*best, *(others[int(i)] for i in np.linspace(0, len(others) - 1, most - len(best))), *pending])
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize("most", [None, 0, 20])
+def test_what_is_seen_is_the_same_as_in_one_look(direction: str, most: int | None) -> None:
+    rng = random.Random(0)
+    found = optuna.create_study(direction=direction)
+    sight = Sight(found, most)
+    for number in range(120):
+        found.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={CONFIG: {}} if number % 7 == 3 else {}))
+        running = [t.number for t in found.get_trials() if t.state == TrialState.RUNNING]
+        for n in running if rng.random() < 0.2 else []:
+            state = rng.choice([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
+            found.tell(n, float(rng.randrange(20)) if state == TrialState.COMPLETE else None, state)
+        if number == 100:
+            found.enqueue_trial({})
+        if rng.random() < 0.5:
+            view = sight.view()
+            assert [t.number for t in view.get_trials()] == whole(found, most)
+            assert (view.count, view.waiting) == (len(found.trials), int(number >= 100))

@@ -20,10 +20,11 @@ from search.explain.importance import importances
 from search.ledger import Ledger
 from search.pareto import Point, ranks
 from search.populations import Outcome, Reply, Result, Task
+from search.pruning import RungPruner
 from search.report.collect import collect
 from search.report.facts import facts
 from search.run_folder import RunFolder
-from search.sampling import RungPruner, make_sampler
+from search.sampling import make_sampler
 from search.study import StudyConfig
 from search.trials import BASELINE, COST, ORIGIN, POPULATION, best_trial, front, leaders, open_study, ranked, summary
 from search.worker import Worker
