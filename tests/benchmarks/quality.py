@@ -67,6 +67,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     ASHA: {},
     "random draws": {"sampler": "random"},
     "no pruning": {"pruner": "none"},
+    "rungs 8, 16, 32": {"rungs": {"epochs": [8, 16, 32]}},
     "population 1": {"population": 1},
     "population 64": {"population": 64},
     "3 seeds a trial": {"seeds": {"search": 3}},

@@ -1,9 +1,9 @@
-"""How long a person waits: for ``--help``, and from ``run`` to the first finished epoch, with Ray's part of it.
+"""How long a person waits: for ``--help``, and from ``run`` to the first finished epoch, without Ray and with it.
 
-Each is measured several times in processes of its own, as the installed program. The moments of a run are seen from
-outside: ``lock.json`` is written when study and data are opened and checked, ``.desk`` when Ray has started the process
-that owns the study, and the journal has a first value when the first epoch is over. Writes Markdown: ``python -m
-tests.benchmarks.startup``.
+Each is measured several times in processes of its own, as the installed program, the two ways of ``run`` in turns: as
+it is, and with two workers asked for, for which Ray is started at once. The moments of a run are seen from outside:
+``lock.json`` is written when study and data are opened and checked, ``.desk`` when the study's owner stands, and the
+journal has a first value when the first epoch is over. Writes Markdown: ``python -m tests.benchmarks.startup``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = (sys.executable, "-c", "from search.cli import main; main()")
 FIRST_VALUE = b'"intermediate_value"'
 PATIENCE = 120.0
+WAYS = {"": (), " with two workers, so with Ray,": ("resources.workers=2",)}
 
 
 def help_seconds() -> float:
@@ -32,11 +33,11 @@ def help_seconds() -> float:
     return time.perf_counter() - started
 
 
-def run_seconds(folder: Path) -> list[float]:
+def run_seconds(folder: Path, *more: str) -> list[float]:
     """Return the seconds until study and data are open, until the desk stands, and until the first epoch is over."""
     write_planted(folder / "data.npz", 0)
     study, out = str(ROOT / "spaces/studies/demo.yaml"), folder / "run"
-    settings = ["rungs.epochs=[1,2,4]", "--data", str(folder / "data.npz"), "--out", str(out)]
+    settings = ["rungs.epochs=[1,2,4]", *more, "--data", str(folder / "data.npz"), "--out", str(out)]
     moments: list[Callable[[], bool]] = [
         (out / "lock.json").exists,
         (out / ".desk").exists,
@@ -61,20 +62,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     helps = [help_seconds() for _ in range(given.repeats)]
-    runs = []
+    runs: dict[str, list[list[float]]] = {name: [] for name in WAYS}
     for _ in range(given.repeats):
-        with tempfile.TemporaryDirectory() as folder:
-            runs.append(run_seconds(Path(folder)))
-    opened, desk, epoch = (list(column) for column in zip(*runs, strict=True))
-    ray = [b - a for a, b in zip(opened, desk, strict=True)]
-    first = [b - a for a, b in zip(desk, epoch, strict=True)]
-    rows = [
-        ("`mmsa-search --help`", helps),
-        ("`run` until its first epoch is over", epoch),
-        ("- imports, study and data opened, every arm of the space built once", opened),
-        ("- population size measured, Ray started, the study's owner in its process", ray),
-        ("- a worker started, the data sent to it, the first epoch trained", first),
-    ]
+        for name, settings in WAYS.items():
+            with tempfile.TemporaryDirectory() as folder:
+                runs[name].append(run_seconds(Path(folder), *settings))
+    rows = [("`mmsa-search --help`", helps)]
+    for name, found in runs.items():
+        opened, owner, epoch = (list(column) for column in zip(*found, strict=True))
+        rows += [
+            (f"`run`{name} until its first epoch is over", epoch),
+            ("- imports, study and data opened, every arm of the space built once", opened),
+            ("- until the study's owner stands", [b - a for a, b in zip(opened, owner, strict=True)]),
+            ("- until the first epoch is trained", [b - a for a, b in zip(owner, epoch, strict=True)]),
+        ]
     sys.stdout.write("| | median s | range |\n| --- | ---: | ---: |\n")
     for name, seconds in rows:
         sys.stdout.write(f"| {name} | {median(seconds):.2f} | {min(seconds):.2f} to {max(seconds):.2f} |\n")
