@@ -268,7 +268,8 @@ def main() -> None:
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sys.stdout.write(
-        "| fault | workers | trials of a study | strikes | studies | times the command was given | trials lost | trials twice |\n"
+        "| fault | workers | trials of a study | strikes | studies | times the command was given "
+        "| trials lost | trials twice |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )
     for name, (_, tries) in FAULTS.items():
