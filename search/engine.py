@@ -6,6 +6,7 @@ when it turns out to be long: what runs is saved, and goes on there.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -213,8 +214,8 @@ class Engine:
 
     def _watch(self, site: Site, over: threading.Event) -> None:
         """Every second show the status, end workers that hang, and drain the source when asked to stop, or when there
-        is more to do than one process should."""
-        drained = False
+        is more to do than one process should. A status that cannot be shown ends showing it, not watching."""
+        drained, shows = False, True
         while not over.wait(1.0):
             try:
                 status = site.ask("pulse")
@@ -224,9 +225,14 @@ class Engine:
                     drained = True
                 for worker in site.ask("silent"):
                     site.end(worker)
-                self.on_status(status)
             except site.gone:
                 return
+            try:
+                if shows:
+                    self.on_status(status)
+            except Exception:
+                logging.getLogger(__name__).exception("the progress cannot be shown")
+                shows = False
 
     def _is_long(self, status: Mapping[str, Any]) -> bool:
         """Tell whether the work that is left is worth the start of Ray; where its length is unknown it is."""

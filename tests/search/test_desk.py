@@ -29,6 +29,7 @@ from search.storage import open_storage
 from tests.search.tiny import ledger, pretend, scaled, study
 
 TRIALS = 12
+WORKER = "ray::ResourceTrainable"
 CONFIG = study(budget={"trials": TRIALS})
 
 
@@ -161,6 +162,13 @@ def test_a_worker_that_is_silent_is_named_once_and_its_task_tried_again(tmp_path
     assert re.fullmatch(r"its worker died twice: it said nothing for \d+ s and was ended", reason)
 
 
+def title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended meanwhile
+        return ""
+
+
 @pytest.mark.ray
 def test_a_worker_that_hangs_is_ended_and_made_up_for(tmp_path: Path) -> None:
     """SIGSTOP to a worker at work: it says nothing more and cannot even be asked to end."""
@@ -169,8 +177,7 @@ def test_a_worker_that_hangs_is_ended_and_made_up_for(tmp_path: Path) -> None:
 
     def freeze(status: Any) -> None:
         if not frozen and status["speed"]["member_epochs"] > 0:
-            below = psutil.Process().children(recursive=True)
-            frozen.extend([p for p in below if " ".join(p.cmdline()).startswith("ray::ResourceTrainable")][:1])
+            frozen.extend([p for p in psutil.Process().children(recursive=True) if title(p).startswith(WORKER)][:1])
             for process in frozen:
                 os.kill(process.pid, signal.SIGSTOP)
 

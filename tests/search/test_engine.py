@@ -86,7 +86,7 @@ def test_a_signal_saves_what_runs_here(tmp_path: Path, whole: Trials, number: si
 
     with Engine(ALONE, stop) as engine:
         status = engine.run(source(tmp_path / "run"), SPLITS)
-        assert engine.interrupted and 0 < status["used"]["trials"] < TRIALS
+        assert engine.interrupted and status["used"]["trials"] < TRIALS
     assert signal.getsignal(number) == before
     with Engine(ALONE, lambda _: None) as engine:
         engine.run(source(tmp_path / "run"), SPLITS)
@@ -104,6 +104,19 @@ def test_the_study_is_shown_while_a_long_epoch_is_trained(tmp_path: Path, monkey
     monkeypatch.setattr(engines.Worker, "run", slow)
     with Engine(ALONE, lambda _: shown.set()) as engine:
         engine.run(source(tmp_path / "run"), SPLITS)
+
+
+def test_a_status_that_cannot_be_shown_stops_no_watching(
+    tmp_path: Path, whole: Trials, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: Mapping[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise OSError("the terminal is gone")
+
+    with Engine(ALONE, broken) as engine:
+        status = engine.run(source(tmp_path / "run"), SPLITS)
+    assert engine.interrupted and status["used"]["trials"] < TRIALS
+    assert caplog.text.count("the progress cannot be shown") == 1
 
 
 def test_the_source_s_mistake_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
