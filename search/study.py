@@ -149,7 +149,8 @@ class SeedsConfig(_Part):
 
 
 class RungsConfig(_Part):
-    """The epochs at which weak members are dropped (the last ends a trial) and the share that is kept."""
+    """The epochs at which weak members are dropped and populations saved (the last ends a trial), and the share that
+    is kept."""
 
     epochs: Annotated[tuple[Positive, ...], Field(strict=False)] = (2, 4, 8, 16, 32)
     keep: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -190,7 +191,9 @@ class StudyConfig(_Part):
     """A study: what is locked beside its results. ``baseline`` is trial 0 in place of the space's defaults, the leaders
     of the runs in ``warm_start`` and what ``priors`` advise come next, and ``winner`` is the rule by which one
     confirmed candidate is taken: best end of the interval, best mean, or cheapest of the best. Of confirmed members
-    all predictions are kept, and by ``keep_weights`` the weights of the winner and the baseline, or of all."""
+    all predictions are kept, and by ``keep_weights`` the weights of the winner and the baseline, or of all. Weak trials
+    are ended early where ``rungs`` or ``pruner`` are given: without, as much time found better configurations
+    (reports/benchmarks/quality.md)."""
 
     study: str
     data: DataConfig = DataConfig()
@@ -204,12 +207,17 @@ class StudyConfig(_Part):
     warm_start: Annotated[tuple[WarmStartConfig, ...], Field(strict=False)] = ()
     priors: Literal["none", "interactions"] = "none"
     sampler: Literal["tpe", "random", "gp", "cmaes", "nsga2"] = "tpe"
-    pruner: Literal["rungs", "median", "hyperband", "successive_halving", "none"] = "rungs"
+    pruner: Literal["rungs", "median", "hyperband", "successive_halving", "none"] = "none"
     winner: Literal["bound", "mean", "cheapest"] = "bound"
     storage: str = "journal"
     resources: ResourcesConfig = ResourcesConfig()
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
     keep_weights: Literal["winner", "all"] = "winner"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rungs_are_for_pruning(cls, value: object) -> object:
+        return {"pruner": "rungs", **value} if isinstance(value, Mapping) and "rungs" in value else value
 
     @field_validator("study")
     @classmethod

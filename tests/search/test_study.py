@@ -53,13 +53,30 @@ def test_defaults(tmp_path: Path) -> None:
         "warm_start": [],
         "priors": "none",
         "sampler": "tpe",
-        "pruner": "rungs",
+        "pruner": "none",
         "storage": "journal",
         "resources": {"cpus": 1.0, "gpus": "auto", "workers": "auto"},
         "max_failure_rate": 0.5,
         "keep_weights": "winner",
         "winner": "bound",
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "pruner"),
+    [
+        ("", "none"),
+        ("rungs: {epochs: [4, 8]}", "rungs"),
+        ("pruner: rungs", "rungs"),
+        ("{rungs: {epochs: [4, 8]}, pruner: median}", "median"),
+        ("{rungs: {epochs: [4, 8]}, pruner: none}", "none"),
+    ],
+)
+def test_rungs_that_are_named_end_weak_trials(given: str, pruner: str) -> None:
+    tree = {"study": "s", "budget": {"trials": 2}, "space": "quick", **(yaml.safe_load(given) or {})}
+    config = StudyConfig.check(tree)
+    assert config.pruner == pruner
+    assert StudyConfig.check(config.resolved()).pruner == pruner
 
 
 def test_everything_given_survives_a_resolved_file(tmp_path: Path) -> None:
