@@ -122,9 +122,11 @@ class Population:
             members = [vmap(one)(states, take(data, c.expand(len(self.seeds), -1))) for c in chunks]
         return torch.cat(members, 1)[: self.alive]
 
-    def model_states(self) -> dict[str, Tensor]:
-        """Return the inference part of every member, stacked: parameters and float settings of ``SentimentModel``."""
-        return {n: t[: self.alive].clone() for n, t in self._inference().items()}
+    def model_states(self, rows: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Return the inference part of the members ``rows`` (of all), stacked: parameters and float settings of
+        ``SentimentModel``."""
+        index = torch.tensor(range(self.alive) if rows is None else rows, device=self.train.device)
+        return {n: t[index] for n, t in self._inference().items()}
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all members but ``rows``; the survivors go on exactly as they would have.

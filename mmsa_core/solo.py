@@ -49,9 +49,10 @@ class SoloMembers:
             models = [m.member.model.eval() for m in self.members]
             return torch.stack([torch.cat([model(take(data, c)).prediction for c in chunks]) for model in models])
 
-    def model_states(self) -> dict[str, Tensor]:
-        """Return the inference part of every member, stacked; frozen parameters are the pre-trained model's."""
-        states = [trained_state(m.member.model) for m in self.members]
+    def model_states(self, rows: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Return the inference part of the members ``rows`` (of all), stacked; frozen parameters are the pre-trained
+        model's."""
+        states = [trained_state(self.members[k].member.model) for k in (range(len(self)) if rows is None else rows)]
         return {n: torch.stack([s[n] for s in states]) for n in states[0]}
 
     def keep(self, rows: Sequence[int]) -> None:

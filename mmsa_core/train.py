@@ -185,8 +185,8 @@ class _Course:
             run.stalled = epoch - run.best_epoch >= self.population.config.patience
         if improved:
             index = torch.tensor(improved, device=self.train.device)
-            for name, now in self.population.model_states().items():
-                self.best[name][index] = now[index]
+            for name, now in self.population.model_states(improved).items():
+                self.best[name][index] = now
 
     def squeeze(self) -> None:
         """Take members that ended out of the population; one that ran out of patience keeps its best state."""
