@@ -25,7 +25,7 @@ from mmsa_core import registry
 from mmsa_core.config import MODALITIES, NONE, MemberConfig
 from mmsa_core.loader import SplitTensors, take, widths
 from mmsa_core.model import Member
-from mmsa_core.noise import mix, salt_layers
+from mmsa_core.noise import mix, rest, salt_layers
 from mmsa_core.plugin import GradientWeighting, PretrainedEncoder
 from mmsa_core.replay import Replay, record
 from mmsa_core.tensors import Batch
@@ -80,6 +80,7 @@ class Population:
         self.weights = rows.requires_grad_()
         columns = [dict(m.named_buffers()) for m in models]
         self.buffers = {n: torch.stack([c[n] for c in columns]) for n in columns[0] if n not in self.noise_keys}
+        rest(self.template, self.buffers)
         self.rates, self.decay, self.clip = _optimizer_rows(specs, self.names, self.shapes, train.device)
         self.owners = owners(self.names, self.shapes).to(train.device)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmsa_core import registry
 from mmsa_core.loader import SplitTensors, widths
 from mmsa_core.model import Member
-from mmsa_core.noise import Noise, mix, salt_layers
+from mmsa_core.noise import Dropout, Noise, mix, salt_layers
 from mmsa_core.population import MemberSpec, Population, adamw
 from tests.contracts.stacking import float_settings, stackable_encoders
 from tests.members import member, optimizer, several
@@ -315,6 +315,22 @@ def test_prediction_in_chunks_is_that_of_the_whole(splits: Splits, monkeypatch: 
     chunked = population.predict(valid.batch(population.config))
     assert whole.shape == (2, 20)
     torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_that_drops_nothing_rests(splits: Splits) -> None:
+    """The numbers are those of a mask that keeps all; one member that drops keeps the layer awake for the others."""
+    train, valid = splits
+    specs = [member(k, heads={"dim": 8, "dropout": 0.0}, optimizer=optimizer(k)) for k in (1, 2)]
+    resting, waking = Population(specs, train), Population(specs, train)
+    layers = {n: m for n, m in waking.template.named_modules() if isinstance(m, Dropout)}
+    assert {n for n, m in layers.items() if m.idle} >= {"model.head.dropout"}
+    assert not layers["model.encoders.0.dropout"].idle
+    for layer in layers.values():
+        layer.idle = False
+    for mine, theirs in zip(course(resting, valid, (1, 2)), course(waking, valid, (1, 2)), strict=True):
+        assert torch.equal(mine, theirs)
+    mixed = Population([specs[0], member(3, heads={"dim": 8, "dropout": 0.5})], train)
+    assert not any(m.idle for n, m in mixed.template.named_modules() if isinstance(m, Dropout) and "head" in n)
 
 
 def test_members_of_other_signature_are_refused(splits: Splits) -> None:
