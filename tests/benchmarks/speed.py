@@ -32,7 +32,7 @@ from mmsa_core.population import MET, MemberSpec, Population, draw_epoch, initia
 from mmsa_core.recurrence import LastState
 from mmsa_core.replay import record
 from mmsa_core.tensors import Batch
-from search.bench import _peak_bytes
+from search.bench import _peak
 
 ROWS, VALID = 1284, 229
 """MOSI's training and valid rows."""
@@ -190,7 +190,16 @@ def measure(case: Case, size: int, rounds: int) -> Found:
         c = cpu_seconds(lambda n=number: together_epoch(whole, n, data))  # type: ignore[misc]
         times.append((a / len(plain) / share, b / len(alone) / share, c / size / share))
     sides = [list(side) for side in zip(*times[1:], strict=True)]  # the first round warms up
-    return Found(*sides, recording(whole), _peak_bytes(case.config, train, valid, size))
+    return Found(*sides, recording(whole), peak_bytes(specs, train, data, warm + 1))
+
+
+def peak_bytes(specs: Sequence[MemberSpec], train: SplitTensors, valid: Batch, epochs: int) -> int:
+    """Return by how much what torch allocates grows at most until a population has recorded a step and replayed it."""
+    with _peak(train.device) as peak:
+        population = Population(specs, train)
+        for number in range(1, epochs + 1):
+            together_epoch(population, number, valid)
+    return peak[0]
 
 
 def recording(population: Population) -> float:
