@@ -1,11 +1,13 @@
 """How the cost of an epoch grows with members, rows and the length of sequences: CPU seconds and peak memory.
 
-Of each pair of neighbours the growth of the cost is divided by that of its cause: above 1 the cost grows faster. Writes
+Of each pair of neighbours the growth of the cost is divided by that of its cause: above 1 the cost grows faster. Two
+causes of such growth are shown: pages touched for the first time, and gathering a step's rows from the data. Writes
 Markdown: ``python -m tests.benchmarks.scaling``; reports/benchmarks/scaling.md is made of it.
 """
 
 from __future__ import annotations
 
+import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,12 +15,24 @@ from statistics import median
 
 import torch
 
-from mmsa_core.loader import SplitTensors
+from mmsa_core.loader import SplitTensors, take
 from mmsa_core.population import MET, MemberSpec, Population
 from search.bench import _peak_bytes
 from tests.benchmarks.speed import Case, cpu_seconds, made_up, together_epoch
 
 VALID = 200
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An epoch's CPU seconds, those of them that gather the rows of its steps, the pages that it touched for the first
+    time, and the bytes that a population adds to the data at most."""
+
+    seconds: float
+    gathering: float
+    faults: float
+    peak: int
 
 
 @dataclass(frozen=True)
@@ -30,8 +44,8 @@ class Point:
     rows: int
     members: int
 
-    def measure(self, rounds: int) -> tuple[float, int]:
-        """Return an epoch's CPU seconds and the bytes that a population adds to the data at most."""
+    def measure(self) -> Cost:
+        """Return the medians of some epochs after the step was recorded."""
         made = (made_up(n, self.case.steps, seed) for seed, n in enumerate((self.rows, VALID)))
         train, valid = (SplitTensors(split, torch.device("cpu")) for split in made)
         config = self.case.config
@@ -40,11 +54,25 @@ class Point:
         warm = 1 + MET * config.batch_size // self.rows
         for number in range(1, warm + 1):
             population.train_epoch(number)
-        times = [
-            cpu_seconds(lambda n=number: together_epoch(population, n, data))  # type: ignore[misc]
-            for number in range(warm + 1, warm + rounds + 1)
-        ]
-        return median(times), _peak_bytes(config, train, valid, self.members)
+        times, faults, gathers = [], [], []
+        for number in range(warm + 1, warm + ROUNDS + 1):
+            before = _faults()
+            times.append(cpu_seconds(lambda n=number: together_epoch(population, n, data)))  # type: ignore[misc]
+            faults.append(_faults() - before)
+            gathers.append(cpu_seconds(lambda n=number: _gather(population, n)))  # type: ignore[misc]
+        peak = _peak_bytes(config, train, valid, self.members)
+        return Cost(median(times), median(gathers), median(faults), peak)
+
+
+def _faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def _gather(population: Population, epoch: int) -> None:
+    """Gather the rows of an epoch's steps, and no more."""
+    rows, _ = population._order(epoch)
+    for index in rows.split(population.config.batch_size, dim=-1):
+        take(population.data, index)
 
 
 def series() -> Iterator[tuple[str, list[Point]]]:
@@ -59,18 +87,24 @@ def series() -> Iterator[tuple[str, list[Point]]]:
 def main() -> None:
     torch.set_num_threads(1)
     out = sys.stdout
-    out.write("| what varies | at | CPU s an epoch | MB | growth of time / of the cause | of memory / of the cause |\n")
-    out.write("| --- | ---: | ---: | ---: | ---: | ---: |\n")
+    out.write(
+        "| what varies | at | CPU s an epoch | of it gathering | new pages | MB "
+        "| growth of time / of the cause | of memory / of the cause |\n| --- " + "| ---: " * 7 + "|\n"
+    )
     for name, points in series():
-        before: tuple[int, float, int] | None = None
+        before: tuple[int, Cost] | None = None
         for point in points:
-            seconds, peak = point.measure(1 if point.rows > 10_000 or point.members > 64 else 3)
+            now = point.measure()
             growth = "- | -"
             if before is not None:
                 cause = point.cause / before[0]
-                growth = f"{seconds / before[1] / cause:.2f} | {peak / before[2] / cause:.2f}"
-            before = (point.cause, seconds, peak)
-            out.write(f"| {name} | {point.cause:,} | {seconds:.3g} | {peak / 1e6:.1f} | {growth} |\n")
+                growth = f"{now.seconds / before[1].seconds / cause:.2f} | {now.peak / before[1].peak / cause:.2f}"
+            before = (point.cause, now)
+            gathering = now.gathering / now.seconds
+            out.write(
+                f"| {name} | {point.cause:,} | {now.seconds:.3g} | {gathering:.0%} | {now.faults:,.0f} "
+                f"| {now.peak / 1e6:.1f} | {growth} |\n"
+            )
             out.flush()
 
 
