@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,10 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
             wait_for(process, lambda: len(finished("run")) >= 2)
             found = tuple(_look(child) for child in [psutil.Process(process.pid), *_children(process.pid)])
             (address,) = {_option(p.command, "--gcs-address") for p in found} - {""}
-            yield Seen(found, _join(address, "disabled"), _join(address, "token", RAY_AUTH_TOKEN="0" * 64))
+            with ThreadPoolExecutor() as both:  # each tries for half a minute
+                without = both.submit(_join, address, "disabled")
+                wrong = both.submit(_join, address, "token", RAY_AUTH_TOKEN="0" * 64)
+            yield Seen(found, without.result(), wrong.result())
     finally:
         os.chdir(before)
 
