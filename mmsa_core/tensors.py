@@ -6,12 +6,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmsa_core.config import MODALITIES
 
-__all__ = ["MODALITIES", "Batch", "Features", "LabelTable", "OutOfFold", "Outputs", "Pair", "Rows", "pair_names"]
+__all__ = [
+    "MODALITIES",
+    "Batch",
+    "Features",
+    "LabelTable",
+    "OutOfFold",
+    "Outputs",
+    "Pair",
+    "Rows",
+    "own_device",
+    "pair_names",
+]
 
 
 def pair_names(modalities: tuple[str, ...]) -> tuple[str, ...]:
@@ -100,3 +112,8 @@ class Outputs(NamedTuple):
             tuple(t[:count] for t in self.projections),
             self.fusion[:count],
         )
+
+
+def own_device() -> torch.device:
+    """Return what this process computes on: its GPU, or the CPU where it has none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -21,6 +21,7 @@ import torch
 
 from mmsa_core.data.split import Split
 from mmsa_core.errors import UserError
+from mmsa_core.tensors import own_device
 from search.desk import Desk, Patience
 from search.populations import Source
 from search.progress import seconds_left, waiting
@@ -107,7 +108,7 @@ class Here:
         torch.set_num_threads(1)
         self._desk = Desk(make_source)
         self._lock = threading.Lock()
-        self._worker = Worker(*splits, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        self._worker = Worker(*splits, own_device())
 
     def ask(self, question: str, *arguments: Any) -> Any:
         with self._lock:

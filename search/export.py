@@ -27,6 +27,7 @@ from mmsa_core.metrics import objective_rows
 from mmsa_core.model import Member, SentimentModel, complete
 from mmsa_core.population import MemberSpec, stackable
 from mmsa_core.predict import predict
+from mmsa_core.tensors import own_device
 from mmsa_core.train import Objective, fit
 from search.confirm import record_opening
 from search.inference import open_like_training
@@ -188,7 +189,7 @@ def train_model(
     train, valid = dataset.split("train"), dataset.split("valid")
     scaler = Scaler.fit(train)
     config = complete(config)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     tensors = SplitTensors(scaler.apply(train), device), SplitTensors(scaler.apply(valid), device)
     build_check(config, SplitTensors(scaler.apply(train), torch.device("cpu")))
     specs = [MemberSpec(config, s) for s in seeds]
@@ -232,7 +233,7 @@ def verify(folder: Path, data: str | None, limit: int | None) -> dict[str, Any]:
     if dataset.fingerprint() != facts["data_fingerprint"]:
         raise UserError(f"{dataset.path}: is not the data this model was trained on; give that file with --data")
     train, valid = (model.scaler.apply(dataset.split(name)) for name in ("train", "valid"))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     seeds = facts["seeds"][:limit]
     objective = Objective(facts["metric"], facts["convention"])
     members = [MemberSpec(model.config, s) for s in seeds]

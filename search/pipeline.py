@@ -25,6 +25,7 @@ from mmsa_core.errors import UserError
 from mmsa_core.loader import SplitTensors
 from mmsa_core.model import complete
 from mmsa_core.population import stackable
+from mmsa_core.tensors import own_device
 from search import confirm, explain, export, holistic, interactions, priors, warm_start
 from search.bench import population_size
 from search.configs import modules
@@ -95,7 +96,7 @@ class Opened:
 
         With ``trials`` it is small enough for that many trials to see many structures.
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = own_device()
         torch.set_num_threads(1)
         arms = ({**tree, **self.extra} for tree in (self.space.baseline()[0], *self.space.arms()))
         completed = (complete(MemberConfig.from_dict(arm)) for arm in arms)

@@ -33,6 +33,7 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmsa_core.data.split import Split
+from mmsa_core.tensors import own_device
 from search.desk import Desk, Patience
 from search.engine import MakeSource, Placement, Splits, on_cluster
 from search.populations import Source, Wait
@@ -164,8 +165,7 @@ class _Population(tune.Trainable):
 
     def setup(self, config: dict[str, Any], train: Split, valid: Split, desk: Any) -> None:
         torch.set_num_threads(1)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.worker = Worker(train, valid, device)
+        self.worker = Worker(train, valid, own_device())
         self.desk = desk
         self.name = config["task"]
 

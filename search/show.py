@@ -182,13 +182,12 @@ def verify(model: Path, data: str | None, seeds: int | None, as_json: bool) -> N
 
 def bench(data: str, members: str, name: str | None, as_json: bool) -> None:
     """Print the throughput of populations."""
-    import torch
-
     from mmsa_core.config import MemberConfig
     from mmsa_core.data.dataset import open_dataset
     from mmsa_core.data.scaler import Scaler
     from mmsa_core.loader import SplitTensors
     from mmsa_core.model import complete
+    from mmsa_core.tensors import own_device
     from search import bench as benchmark
     from search.configs import read_config
     from search.space import Space
@@ -206,7 +205,7 @@ def bench(data: str, members: str, name: str | None, as_json: bool) -> None:
         member = complete(MemberConfig.from_dict(quick.baseline()[0], quick.source))
     else:
         member = complete(read_config(name))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     scaler = Scaler.fit(dataset.split("train"))
     train, valid = (SplitTensors(scaler.apply(dataset.split(name)), device) for name in ("train", "valid"))
     rows = benchmark.measure(member, train, valid, sizes)

@@ -175,10 +175,10 @@ class _Frozen:
     """A loaded model that turns texts into rows of features, on the GPU where there is one."""
 
     def __init__(self, model: TextModel) -> None:
-        import torch
+        from mmsa_core.tensors import own_device
 
         folder = find_text_model(model.name)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = own_device()
         self.tokenizer: Any = load_tokenizer(folder)
         body: Any = load_body(folder)
         self.body = body.to(self.device)
