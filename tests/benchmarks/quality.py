@@ -253,8 +253,8 @@ def run(data: str, variant: str, repeat: int, seconds: float) -> dict[str, Any]:
     problem = Problem(data, repeat)
     trials = EXPECTED[data]
     config = problem.study(SETTINGS[variant], trials)
-    size = 1 if variant == ASHA else problem.members(config, trials)
     alone = variant == ASHA
+    size = 1 if alone else problem.members(config, trials)
     search = one_by_one(problem, config, seconds) if alone else searched(problem, config, size, seconds)
     courses = list(search)
     start = member(config.search_space().baseline()[0], config).to_dict()
