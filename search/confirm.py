@@ -1,4 +1,4 @@
-"""Leaders on fresh seeds, chosen on the valid split; then the test split, opened once and counted."""
+"""Leaders on fresh seeds: which members to train, and the record of what they showed."""
 
 from __future__ import annotations
 
@@ -6,34 +6,24 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import optuna
-import torch
 
-from mmsa_core.atomic import replacing, write_text
-from mmsa_core.config import MemberConfig
-from mmsa_core.data.split import Split, videos
+from mmsa_core.atomic import write_text
 from mmsa_core.errors import UserError
-from mmsa_core.metrics import evaluate
 from mmsa_core.noise import mix
-from mmsa_core.predict import predict
 from search import members as filing
-from search.judgement import between, estimates
-from search.members import Candidate, load
+from search.members import Candidate
 from search.populations import Reply, Result, Slot, Task, Wait, split_task, together
 from search.race import Rounds
 from search.records import Needs, read_json
-from search.statistics import resolve
 from search.study import StudyConfig
 
 NEEDS: Needs = {"metric": str, "seeds": list, "baseline": int, "winner": int, "candidates": list, "test": dict}
 """What every reader of ``confirm.json`` takes of it."""
 AGAIN = "move it away and confirm the run again"
-OPENINGS = "test_openings"
 Weights = Literal["needed", "kept", "dropped"]
 
 
@@ -146,50 +136,6 @@ class ConfirmPlan:
             self.total += len(self.queue)
 
 
-def open_test(
-    record: dict[str, Any],
-    candidates: Mapping[int, Candidate],
-    study: optuna.Study,
-    folder: Path,
-    valid: Split,
-    test: Split,
-    by: str,
-) -> None:
-    """Evaluate the winner and the baseline on the test split, once, and count the opening in the study.
-
-    The winner's members are also evaluated as what is exported: the mean of their predictions.
-    """
-    openings = record_opening(study, by)
-    metric, convention, clusters = record["metric"], record["convention"], videos(test.ids)
-    found = {}
-    for role in ("winner", "baseline"):
-        members = load(folder, candidates[record[role]], record["seeds"])
-        states = {n: torch.from_numpy(s) for n, s in members.states.items()}
-        predictions = predict(MemberConfig.from_dict(members.config), states, test)
-        found[role] = replace(members, predictions=predictions, states={})
-        with replacing(folder / f"test_{role}.npz") as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, predictions=predictions, seeds=np.array(members.seeds))
-        if role == "winner":
-            record["ensemble"] = {
-                "valid": evaluate(members.predictions.mean(0), valid.labels, convention),
-                "test": evaluate(predictions.mean(0), test.labels, convention),
-            }
-    record["test"] = {
-        role: estimates(own.predictions, test.labels, convention, clusters) for role, own in found.items()
-    }
-    difference = between(found["winner"], found["baseline"], metric, convention, test.labels, clusters)
-    record["test"]["difference"] = resolve([difference])[0]
-    record["test_openings"] = openings
-
-
-def record_opening(study: optuna.Study, by: str) -> int:
-    """Write an opening of the test split into the study, before it happens; return how many there were."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    openings = [*study.user_attrs.get(OPENINGS, []), {"time": now, "by": by}]
-    study.set_user_attr(OPENINGS, openings)
-    return len(openings)
-
-
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write ``confirm.json``."""
     write_text(folder / "confirm.json", json.dumps(record, indent=2) + "\n")
@@ -205,11 +151,20 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     record = read_json(path, NEEDS, AGAIN)
+    check_roles(record, path, AGAIN)
+    return record
+
+
+def check_roles(record: Mapping[str, Any], path: Path, fix: str) -> None:
+    """Check that a record's winner and baseline are candidates of it.
+
+    Raises:
+        UserError: one is not.
+    """
     known = [c.get("trial") for c in record["candidates"] if isinstance(c, dict)]
     for role in ("winner", "baseline"):
         if record[role] not in known:
-            raise UserError(f"{path}: {role} is trial {record[role]}, which is no candidate; {AGAIN}")
-    return record
+            raise UserError(f"{path}: {role} is trial {record[role]}, which is no candidate; {fix}")
 
 
 def _even(seeds: Sequence[int], size: int) -> list[list[int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.resources
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
 from torch import Tensor
 
-from mmsa_core.atomic import replacing, write_text
 from mmsa_core.config import MemberConfig
 from mmsa_core.data.dataset import Dataset, open_dataset
 from mmsa_core.data.scaler import Scaler
@@ -29,15 +27,16 @@ from mmsa_core.population import MemberSpec, stackable
 from mmsa_core.predict import predict
 from mmsa_core.tensors import own_device
 from mmsa_core.train import Objective, fit
-from search.confirm import record_opening
 from search.inference import open_like_training
 from search.judgement import estimates
 from search.members import Candidate, load
-from search.records import Needs, check_needs, read_json
+from search.model_files import AGAIN, check_own, check_replaceable, read_files, write_files
+from search.opening import record_opening
+from search.records import Needs, check_needs, parse_json
 from search.run_folder import RunFolder, environment
 from search.statistics import PredictionInterval
 from search.trials import open_study, recorded_trial
-from search.yaml_io import read_yaml, write_yaml
+from search.yaml_io import parse_mapping
 
 if TYPE_CHECKING:
     from search.pipeline import Opened
@@ -49,7 +48,6 @@ PROVENANCE: Needs = {
 }  # fmt: skip
 """What is needed of ``provenance.json`` to use a model."""
 INTERVAL: Needs = dict.fromkeys(("level", "scale", "floor"), (int, float))
-AGAIN = "export it again"
 
 
 @dataclass(frozen=True)
@@ -132,17 +130,15 @@ def read_model(folder: Path) -> Model:
     Raises:
         UserError: a file is missing or damaged, or they do not fit together.
     """
-    for name in ("config.yaml", "model.safetensors", "provenance.json"):
-        if not (folder / name).exists():
-            raise UserError(f"{folder}: no model is here ({name} is missing); give a folder that export or train made")
-    provenance = read_json(folder / "provenance.json", PROVENANCE, AGAIN)
+    files = read_files(folder)
+    provenance = parse_json(files["provenance.json"], str(folder / "provenance.json"), PROVENANCE, AGAIN)
     check_needs(provenance["interval"], INTERVAL, f"{folder / 'provenance.json'}: interval", AGAIN)
     try:
-        with safe_open(folder / "model.safetensors", "np") as file:
-            tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, TypeError, KeyError, AttributeError) as error:  # of a dtype that numpy lacks
+        tensors = load_tensors(files["model.safetensors"])
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:  # of a dtype that numpy lacks
         raise UserError(f"{folder}: the model is damaged ({error}); {AGAIN}") from None
-    config = complete(MemberConfig.from_dict(read_yaml(folder / "config.yaml"), str(folder / "config.yaml")))
+    place = str(folder / "config.yaml")
+    config = complete(MemberConfig.from_dict(parse_mapping(files["config.yaml"], place), place))
     states = {n.removeprefix("model."): torch.from_numpy(t) for n, t in tensors.items() if n.startswith("model.")}
     scaler = Scaler.from_dict({n.removeprefix("scaler."): t for n, t in tensors.items() if n.startswith("scaler.")})
     model = Model(config, states, scaler, provenance)
@@ -184,7 +180,13 @@ def _check_fits(model: Model, folder: Path) -> None:
 def train_model(
     config: MemberConfig, data: str, seeds: Sequence[int], objective: Objective, nonfinite: str, out: Path
 ) -> dict[str, Any]:
-    """Train a configuration with several seeds as one population, write its model folder and return its metrics."""
+    """Train a configuration with several seeds as one population, write its model folder and return its metrics.
+
+    Raises:
+        UserError: the folder is something else's, or the configuration cannot be trained.
+    """
+    check_replaceable(out)
+    check_own(out)
     dataset = open_dataset(data, config.modalities, nonfinite)  # type: ignore[arg-type]  # checked by it
     train, valid = dataset.split("train"), dataset.split("valid")
     scaler = Scaler.fit(train)
@@ -261,15 +263,9 @@ def _write(
     metrics: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_yaml(folder / "config.yaml", dict(config))
-    tensors = {f"model.{n}": np.ascontiguousarray(t) for n, t in states.items()}
-    tensors |= {f"scaler.{n}": np.ascontiguousarray(t) for n, t in scaler.to_dict().items()}
-    with replacing(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary)
-    write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    write_text(folder / "provenance.json", json.dumps(provenance, indent=2) + "\n")
-    write_text(folder / "README.md", _card(metrics, provenance))
+    tensors = {f"model.{n}": t for n, t in states.items()}
+    tensors |= {f"scaler.{n}": t for n, t in scaler.to_dict().items()}
+    write_files(folder, config, tensors, metrics, provenance, _card(metrics, provenance))
 
 
 def _card(metrics: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:

@@ -157,6 +157,7 @@ def build(
         "robustness": noise_records(ground, match, kept) if match.stacked else [],
         "calibration": calibration_record(winner, valid.labels, test.labels),
         "kept_seeds": kept,
+        "inputs": record.get("inputs"),
     }
 
 

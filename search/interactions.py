@@ -81,9 +81,10 @@ def show(found: Mapping[str, Any]) -> None:
         console.print("No advice: nothing is resolved that speaks for one module or another.")
 
 
-def write(folder: Path, train: Split, valid: Split, prediction: NDArray[np.float32]) -> None:
+def write(folder: Path, train: Split, valid: Split, prediction: NDArray[np.float32], inputs: str | None = None) -> None:
     """Write ``information.json``: what the data say of the label, what a model's ``prediction`` of the valid split's
-    rows makes of it, and how well the two agree; nothing where the data are too few to tell."""
+    rows makes of it, how well the two agree, and the ``inputs`` of the confirmation that the model is of; nothing where
+    the data are too few to tell."""
     from mmsa_core.analysis.advice import record
     from mmsa_core.analysis.interactions import agreement, measure, obstacle
 
@@ -97,6 +98,7 @@ def write(folder: Path, train: Split, valid: Split, prediction: NDArray[np.float
         "data": record(data),
         "model": None if model is None else record(model),
         "agreement": None if model is None else agreement(data, model),
+        "inputs": inputs,
     }
     write_text(folder / NAME, json.dumps(content, indent=2) + "\n")
 

@@ -26,7 +26,7 @@ from mmsa_core.loader import SplitTensors
 from mmsa_core.model import complete
 from mmsa_core.population import stackable
 from mmsa_core.tensors import own_device
-from search import confirm, explain, export, holistic, interactions, priors, warm_start
+from search import confirm, explain, export, holistic, interactions, opening, priors, warm_start
 from search.bench import population_size
 from search.configs import modules
 from search.engine import Engine, Placement
@@ -37,6 +37,8 @@ from search.explain.switches import Switch, removals, switches
 from search.judgement import judge
 from search.ledger import Ledger
 from search.members import Candidate, drop_weights, load
+from search.model_files import check_replaceable
+from search.opening import Opening
 from search.progress import TextProgress
 from search.race import Race, Rounds, at_once, lean
 from search.report.build import write_report
@@ -218,7 +220,7 @@ def run(opened: Opened, deterministic: bool, on_status: OnStatus) -> dict[str, A
     with Engine(Placement.of(opened.config.resources), on_status) as engine:
         message = search(opened, engine, deterministic)
         record = _confirm_and_explain(opened, engine)
-    return {**record, "message": message}
+    return {**record, "message": "; ".join(filter(None, (message, record.get("message"))))}
 
 
 def after_search(opened: Opened, on_status: OnStatus) -> dict[str, Any]:
@@ -234,6 +236,7 @@ def after_search(opened: Opened, on_status: OnStatus) -> dict[str, Any]:
 
 
 def _confirm_and_explain(opened: Opened, engine: Engine) -> dict[str, Any]:
+    check_replaceable(opened.folder.path / "best")
     size = opened.size()
     record = confirm_stage(opened, engine, size)
     explain_stage(opened, engine, size, record)
@@ -280,31 +283,59 @@ def first_trials(opened: Opened) -> list[FirstTrial]:
 
 
 def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
-    """Train leaders and baseline on fresh seeds, choose the winner, and open the test split for it if it is new."""
+    """Train leaders and baseline on fresh seeds, choose the winner, and open the test split for it if it is new.
+
+    An opening that was interrupted is finished as it was frozen, unless the settings now ask for another one. The
+    record has a ``message`` where that is to be told.
+    """
     config, folder = opened.config, opened.folder.path / "confirm"
     study = open_study(config, opened.folder)
-    first = baseline_trial(study)
+    first, data = baseline_trial(study), opened.data.fingerprint()
     numbers = {t.number: _candidate(opened, t) for t in [first, *leaders(study, config.seeds.leaders)]}
     seeds, objective = tuple(confirm.confirm_seeds(config)), config.objective
     race = Race(numbers, first.number, seeds, folder, objective.metric, objective.decided, opened.valid.labels)
-    rounds = race.rounds if config.keep_weights == "all" else partial(lean, race.rounds, folder)
+    asked = opening.asked_for(race, config.winner, data)
+    known, frozen = confirm.read_record(folder), opening.read_opening(folder)
+    if frozen is not None and frozen.asked == asked and not frozen.is_finished(known):
+        _train_finalists(opened, engine, size, race, frozen.record)
+        message = "the opening of the test split that was interrupted is finished; it counts once"
+    else:
+        record = _judged(opened, engine, size, race)
+        inputs, whole = opening.inputs_of(record, data), frozen is None or frozen.is_finished(known)
+        if known is not None and whole and inputs == opening.inputs_of(known, data):
+            return known
+        lost = frozen is not None and not whole and frozen.inputs != inputs and frozen.is_counted(study)
+        message = "an opening of the test split with other settings was interrupted and stays counted" if lost else ""
+        frozen = opening.freeze(folder, asked, record)
+    record = _open_test(opened, race, study, frozen)
+    return {**record, "message": message} if message else record
+
+
+def _judged(opened: Opened, engine: Engine, size: int, race: Race) -> dict[str, Any]:
+    """Run a race and return its judgement, whose winner and baseline have their weights."""
+    rounds = race.rounds if opened.config.keep_weights == "all" else partial(lean, race.rounds, race.folder)
     _train(opened, engine, size, rounds, "confirm", "kept")
-    record = judge(config, race, opened.valid)
+    record = judge(opened.config, race, opened.valid)
     asked: set[int] = set()
     while not (finalists := {record["winner"], record["baseline"]}) <= asked:
         asked |= finalists
-        both = partial(at_once, [numbers[n] for n in sorted(finalists)], seeds)
-        if _train(opened, engine, size, both, "confirm", "needed"):
-            record = judge(config, race, opened.valid)  # what is trained again may differ in its last digits
-    known = confirm.read_record(folder)
-    same = known is not None and all(known[k] == record[k] for k in ("winner", "seeds", "baseline", "candidates"))
-    if known is not None and same:
-        record = known
-    else:
-        test = opened.test()
-        confirm.open_test(record, numbers, study, folder, opened.valid, test, "confirm")
-        holistic.write(folder, holistic.build(record, numbers, folder, (opened.train, opened.valid, test)))
-        confirm.write_record(folder, record)
+        if _train_finalists(opened, engine, size, race, record):
+            record = judge(opened.config, race, opened.valid)  # what is trained again may differ in its last digits
+    return record
+
+
+def _train_finalists(opened: Opened, engine: Engine, size: int, race: Race, record: Mapping[str, Any]) -> bool:
+    """Train the members of winner and baseline that have lost their weights; tell whether there were any."""
+    both = [race.candidates[n] for n in sorted({record["winner"], record["baseline"]})]
+    return _train(opened, engine, size, partial(at_once, both, race.seeds), "confirm", "needed")
+
+
+def _open_test(opened: Opened, race: Race, study: optuna.Study, frozen: Opening) -> dict[str, Any]:
+    """Open the test split as it was frozen and write what it shows, ``confirm.json`` last."""
+    test, folder, candidates = opened.test(), race.folder, race.candidates
+    record = opening.open_test(frozen, candidates, study, folder, opened.valid, test)
+    holistic.write(folder, holistic.build(record, candidates, folder, (opened.train, opened.valid, test)))
+    confirm.write_record(folder, record)
     return record
 
 
@@ -315,7 +346,7 @@ def explain_stage(opened: Opened, engine: Engine, size: int, record: Mapping[str
     known = study.get_trials(deepcopy=False)
     baseline, winner = known[record["baseline"]], known[record["winner"]]
     trials = Trials(known, opened.space, config.rungs.epochs[-1])
-    explanation = explained(
+    found = explained(
         study,
         trials,
         Measure(config, folder, opened.valid),
@@ -325,16 +356,17 @@ def explain_stage(opened: Opened, engine: Engine, size: int, record: Mapping[str
         trials.names(winner),
         lambda some: train_candidates(opened, engine, size, some, confirm.effect_seeds(config), "explain"),
     )
+    explanation = {**found, "inputs": record.get("inputs")}
     explain.write_explanation(folder, explanation)
-    _write_information(opened, _candidate(opened, winner), record["seeds"])
+    _write_information(opened, _candidate(opened, winner), record)
     return explanation
 
 
-def _write_information(opened: Opened, winner: Candidate, seeds: Sequence[int]) -> None:
+def _write_information(opened: Opened, winner: Candidate, record: Mapping[str, Any]) -> None:
     """Write what the data say of the label and what the winner makes of it."""
     folder = opened.folder.path / "confirm"
-    prediction = load(folder, winner, seeds, states=False).predictions.mean(0)
-    interactions.write(folder, opened.train, opened.valid, prediction)
+    prediction = load(folder, winner, record["seeds"], states=False).predictions.mean(0)
+    interactions.write(folder, opened.train, opened.valid, prediction, record.get("inputs"))
 
 
 def _switches(opened: Opened, winner: optuna.trial.FrozenTrial) -> list[Switch]:

@@ -21,12 +21,21 @@ def read_json(path: Path, needs: Needs, fix: str) -> dict[str, Any]:
         UserError: it is missing, cut off, no mapping, or lacks a key.
     """
     try:
-        record: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); {fix}") from None
+    return parse_json(content, str(path), needs, fix)
+
+
+def parse_json(content: bytes, place: str, needs: Needs, fix: str) -> dict[str, Any]:
+    """Return the record that a file's content is, as :func:`read_json` does."""
+    try:
+        record: Any = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: cannot be read as JSON ({error}); {fix}") from None
     if not isinstance(record, dict):
-        raise UserError(f"{path}: must be a mapping, got {shown(record)}; {fix}")
-    check_needs(record, needs, str(path), fix)
+        raise UserError(f"{place}: must be a mapping, got {shown(record)}; {fix}")
+    check_needs(record, needs, place, fix)
     return record
 
 

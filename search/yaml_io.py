@@ -136,16 +136,25 @@ def read_yaml(path: str | Path) -> dict[Any, Any]:
         UserError: the file is missing, unreadable, empty or not a mapping, or :func:`parse_yaml` refuses it.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        content = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    data = parse_yaml(text, str(path))
+    return parse_mapping(content, str(path))
+
+
+def parse_mapping(content: bytes, source: str) -> dict[Any, Any]:
+    """Return the mapping that a file's content is, as :func:`read_yaml` does."""
+    try:
+        text = content.decode("utf-8")
+    except ValueError as error:
+        raise UserError(f"{source}: cannot be read as UTF-8 text: {error}") from error
+    data = parse_yaml(text, source)
     if data is None:
-        raise UserError(f"{path}: the file is empty; it must hold a mapping (key: value)")
+        raise UserError(f"{source}: the file is empty; it must hold a mapping (key: value)")
     if not isinstance(data, dict):
-        raise UserError(f"{path}: the top level must be a mapping (key: value), got {shown(data)}")
+        raise UserError(f"{source}: the top level must be a mapping (key: value), got {shown(data)}")
     return data
 
 

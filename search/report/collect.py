@@ -16,9 +16,10 @@ from optuna.trial import FrozenTrial, TrialState
 from mmsa_core.config import NONE, MemberConfig
 from mmsa_core.errors import UserError
 from search.configs import modules
-from search.confirm import OPENINGS, read_record
+from search.confirm import read_record
 from search.explain import read_explanation
 from search.nodes import Arms, Leaf, Values
+from search.opening import OPENINGS
 from search.records import read_json
 from search.run_folder import RunFolder
 from search.study import StudyConfig
@@ -80,7 +81,7 @@ class Curve:
 @dataclass(frozen=True)
 class RunRecord:
     """Everything that is known of a run; ``leaves`` are the space's parameters, ``defaults`` the modules of its
-    defaults."""
+    defaults, ``stale`` the files that are of another confirmation and left out."""
 
     path: str
     config: StudyConfig
@@ -96,6 +97,7 @@ class RunRecord:
     origins: Mapping[str, Mapping[str, Any]]
     holistic: Mapping[str, Any] | None = None
     information: Mapping[str, Any] | None = None
+    stale: tuple[str, ...] = ()
 
     @property
     def metric(self) -> str:
@@ -163,6 +165,14 @@ def collect(folder: Path, storage: str | None = None) -> RunRecord:
     sign = 1.0 if config.objective.direction == "minimize" else -1.0
     confirm = read_record(folder / "confirm")
     first = [] if confirm is None else [recorded_trial(study, confirm[r]).number for r in ("winner", "baseline")]
+    beside = {
+        "explain.json": read_explanation(folder / "confirm"),
+        "holistic.json": _json(folder / "confirm" / "holistic.json"),
+        "information.json": _json(folder / "confirm" / "information.json"),
+    }
+    # a run that was killed may have a new confirmation beside what was found about an earlier one
+    inputs = None if confirm is None else confirm.get("inputs")
+    own = {name: found for name, found in beside.items() if found is not None and found.get("inputs") == inputs}
     drawn = [*first, *_spread([t.number for t in trials], [t.number for t in rank(trials, sign)])]
     return RunRecord(
         path=str(folder),
@@ -173,12 +183,13 @@ def collect(folder: Path, storage: str | None = None) -> RunRecord:
         trials=trials,
         curves={n: c for n in dict.fromkeys(drawn) if (c := _curve(run.trial(n) / CURVE)) is not None},
         confirm=confirm,
-        explain=read_explanation(folder / "confirm"),
+        explain=own.get("explain.json"),
         openings=len(study.user_attrs.get(OPENINGS, [])),
         seconds=float(study.user_attrs.get(SECONDS, 0.0)),
         origins=origins(study),
-        holistic=_json(folder / "confirm" / "holistic.json"),
-        information=_json(folder / "confirm" / "information.json"),
+        holistic=own.get("holistic.json"),
+        information=own.get("information.json"),
+        stale=tuple(name for name, found in beside.items() if found is not None and name not in own),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from search.report.collect import RunRecord
@@ -34,11 +34,24 @@ class Headline:
 
 def headline(run: RunRecord) -> Headline:
     """Say in a few sentences what the run found."""
+    found = _found(run)
+    return replace(found, notes=(*found.notes, *_stale(run)))
+
+
+def _found(run: RunRecord) -> Headline:
     if run.confirm is None:
         return _before_confirmation(run)
     if run.confirm["winner"] == run.confirm["baseline"]:
         return _baseline_wins(run, run.confirm)
     return _winner(run, run.confirm)
+
+
+def _stale(run: RunRecord) -> tuple[str, ...]:
+    """Say what is left out of the report, as it is of another confirmation than the one that is shown."""
+    if not run.stale:
+        return ()
+    files = " and ".join(run.stale)
+    return (f"Left out, as they belong to another confirmation: {files}; confirm the run again to have them anew.",)
 
 
 def _before_confirmation(run: RunRecord) -> Headline:

@@ -22,7 +22,7 @@ from mmsa_core.errors import UserError
 from mmsa_core.metrics import evaluate
 from search import confirm, explain, export, pipeline
 from search.asking import search_seeds
-from search.confirm import ConfirmPlan, Weights, confirm_seeds, record_opening
+from search.confirm import ConfirmPlan, Weights, confirm_seeds
 from search.engine import Engine
 from search.explain.effects import effects
 from search.explain.importance import importances
@@ -30,6 +30,7 @@ from search.explain.measure import Measure
 from search.explain.switches import switches
 from search.judgement import judge
 from search.members import Candidate, drop_weights, load
+from search.opening import OPENINGS, record_opening
 from search.pipeline import Opened
 from search.populations import Outcome, Reply, Result, Source, Task, Wait
 from search.race import Race, at_once
@@ -369,7 +370,7 @@ def test_filed_predictions_are_of_the_valid_split(run: Run) -> None:
 
 def test_the_test_split_is_opened_once_and_counted(run: Run) -> None:
     known = open_study(run.opened.config, run.opened.folder)
-    openings = known.user_attrs[confirm.OPENINGS]
+    openings = known.user_attrs[OPENINGS]
     assert [o["by"] for o in openings] == ["confirm"] and openings[0]["time"].endswith("+00:00")
     assert run.record["test_openings"] == 1
     assert set(run.record["test"]) == {"winner", "baseline", "difference"}
@@ -396,13 +397,13 @@ def test_doing_it_again_trains_nothing_and_opens_nothing(run: Run) -> None:
     assert again == run.record == confirm.read_record(run.opened.folder.path / "confirm")
     assert pipeline.explain_stage(run.opened, engine.engine, SIZE, again) == run.explanation
     assert engine.members == 0
-    assert len(open_study(run.opened.config, run.opened.folder).user_attrs[confirm.OPENINGS]) == 1
+    assert len(open_study(run.opened.config, run.opened.folder).user_attrs[OPENINGS]) == 1
 
 
 def test_every_opening_counts() -> None:
     known = optuna.create_study()
     assert [record_opening(known, by) for by in ("confirm", "evaluate")] == [1, 2]
-    assert [o["by"] for o in known.user_attrs[confirm.OPENINGS]] == ["confirm", "evaluate"]
+    assert [o["by"] for o in known.user_attrs[OPENINGS]] == ["confirm", "evaluate"]
 
 
 def test_more_seeds_open_the_test_split_again(run: Run, tmp_path: Path) -> None:
