@@ -80,12 +80,12 @@ def write_files(
 ) -> None:
     """Write a model folder, or replace it as a whole."""
     with replacing_folder(folder, NAMES) as new:
-        write_yaml(new / CONFIG, config)
+        write_yaml(new / CONFIG, config, sync=False)  # the folder syncs its files
         save_file({n: np.ascontiguousarray(t) for n, t in tensors.items()}, new / WEIGHTS)
-        write_text(new / METRICS, json.dumps(metrics, indent=2) + "\n")
+        write_text(new / METRICS, json.dumps(metrics, indent=2) + "\n", sync=False)
         hashes = {name: _hash((new / name).read_bytes()) for name in HASHED}
-        write_text(new / PROVENANCE, json.dumps({**provenance, "files": hashes}, indent=2) + "\n")
-        write_text(new / CARD, card)
+        write_text(new / PROVENANCE, json.dumps({**provenance, "files": hashes}, indent=2) + "\n", sync=False)
+        write_text(new / CARD, card, sync=False)
         (new / WEIGHTS).chmod(0o644)
 
 

@@ -165,6 +165,8 @@ class RunFolder:
         failures = [f"seed {s.seed}: {o.failure}" for s, o in members if o.failure is not None]
         if failures:
             write_text(folder / "error.txt", "\n".join(failures) + "\n", sync=False)
+        else:  # of a try that was killed before the study knew of it
+            (folder / "error.txt").unlink(missing_ok=True)
 
     # ---- helpers -------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from mmsa_core.atomic import write_text
+from mmsa_core.atomic import replacing_folder, write_text
 from search.report.collect import RunRecord, collect
 from search.report.diagram import describe, diagram
 from search.report.facts import commands, facts
@@ -47,6 +47,8 @@ TITLES = {
     "checklist": "Reproducibility checklist",
 }
 """Every table of the report, in the order of ``report.md``."""
+ENDINGS = (".csv", ".md", ".tex")
+"""Of a table's files."""
 
 
 def write_report(folder: Path, storage: str | None = None) -> Path:
@@ -60,9 +62,9 @@ def write_report(folder: Path, storage: str | None = None) -> Path:
     run = collect(folder, storage)
     made, found = tables(run), headline(run)
     report = folder / "report"
-    (report / "tables").mkdir(parents=True, exist_ok=True)
-    for table in made.values():
-        _write_table(report / "tables", table)
+    with replacing_folder(report / "tables", [f"{t.name}{end}" for t in made.values() for end in ENDINGS]) as folder:
+        for table in made.values():
+            _write_table(folder, table)
     write_text(report / "report.md", markdown(run, found, made))
     write_text(report / "index.html", page(run, found, made))
     return report / "index.html"
@@ -147,13 +149,10 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _write_table(folder: Path, table: Table) -> None:
     """Write a table's CSV, and what can be pasted into a text; a table without rows has none."""
-    write_text(folder / f"{table.name}.csv", table.csv())
-    for suffix, made in ((".md", table.markdown), (".tex", table.latex)):
-        path = folder / f"{table.name}{suffix}"
-        if table.rows:
-            write_text(path, made() + "\n" if suffix == ".md" else made())
-        else:
-            path.unlink(missing_ok=True)
+    (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+    if table.rows:
+        (folder / f"{table.name}.md").write_text(table.markdown() + "\n", encoding="utf-8")
+        (folder / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
 
 
 def _specs(figures: Mapping[str, Plot]) -> str:

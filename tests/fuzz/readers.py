@@ -61,7 +61,7 @@ class Fuzzer:
         write(folder / "seed.npz", made)
         self.npz = (folder / "seed.npz").read_bytes()
         self.splits = {name: _mmsa(split) for name, split in made.items()}
-        self.model_folder = seeds.model(_made(folder / "model"))
+        self.model_folder = seeds.without_hashes(seeds.model(_made(folder / "model")))
         self.run_path = seeds.run(_made(folder / "run"))
         self.pickles = [pickle.dumps(self.splits, protocol=p) for p in range(6)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,7 @@ from search.yaml_io import write_yaml
 from tests.search.tiny import drain, study
 
 
-class _Inline:
+class Inline:
     """The engine without Ray."""
 
     interrupted = False
@@ -41,6 +42,14 @@ def model(folder: Path) -> Path:
     return folder / "model"
 
 
+def without_hashes(model: Path) -> Path:
+    """Make a model folder one of an older version, whose reader has only its own checks to find damage."""
+    facts = json.loads((model / "provenance.json").read_text(encoding="utf-8"))
+    del facts["files"]
+    (model / "provenance.json").write_text(json.dumps(facts), encoding="utf-8")
+    return model
+
+
 def run(folder: Path) -> Path:
     """Write a run folder of a study that went through all stages."""
     write_planted(folder / "planted.npz", 0, train=32, valid=16, test=16)
@@ -50,7 +59,7 @@ def run(folder: Path) -> Path:
     )  # fmt: skip
     write_yaml(folder / "study.yaml", config.resolved())
     opened = pipeline.open_new(config, folder / "study.yaml", folder / "run")
-    engine = cast(Engine, _Inline())
+    engine = cast(Engine, Inline())
     pipeline.search(opened, engine, deterministic=False)
     record = pipeline.confirm_stage(opened, engine, 4)
     pipeline.explain_stage(opened, engine, 4, record)

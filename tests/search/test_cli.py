@@ -433,7 +433,15 @@ def test_no_model(capsys: Capture, verb: str, where: str) -> None:
         (["config.yaml", "--data", "data.npz", "--seeds", "0"], "Invalid value for '--seeds'"),
         (["config.yaml", "--data", "data.npz", "--metric", "maee"], "did you mean 'mae'?"),
         (["config.yaml", "--data", "data.npz", "--nonfinite", "no"], "must be 'refuse' or 'zero', got 'no'"),
-        (["config.yaml", "--data", "data.npz", "--out", "study.yaml"], "study.yaml: cannot be read or written"),
+        (
+            ["config.yaml", "--data", "data.npz", "--out", "study.yaml"],
+            "study.yaml: is a file where the model folder should be",
+        ),
+        (
+            ["config.yaml", "--data", "data.npz", "--out", "."],
+            ".: is the current folder, and it is replaced as a whole",
+        ),
+        (["config.yaml", "--data", "data.npz", "--out", ".."], "is no model folder; give --out a new or empty folder"),
         (["study.yaml", "--data", "data.npz"], "study.yaml: "),
     ],
 )
