@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +31,12 @@ from mmsa_core.predict import predict
 from mmsa_core.tensors import own_device
 from mmsa_core.train import Objective, fit
 from search.confirm import record_opening
+from search.environment import environment
 from search.inference import open_like_training
 from search.judgement import estimates
 from search.members import Candidate, load
 from search.records import Needs, check_needs, read_json
-from search.run_folder import RunFolder, environment
+from search.run_folder import RunFolder
 from search.statistics import PredictionInterval
 from search.trials import open_study, recorded_trial
 from search.yaml_io import read_yaml, write_yaml
@@ -299,6 +301,17 @@ def _cell(estimate: Mapping[str, float]) -> str:
     return f"{estimate['mean']:.4f} ± {estimate['std']:.4f}"
 
 
-def count_opening(folder: RunFolder, by: str) -> int:
-    """Count an opening of the test split in the run's study; return how many there were."""
-    return record_opening(open_study(folder.config(), folder), by)
+@contextmanager
+def counted_opening(model: Path, by: str) -> Iterator[None]:
+    """Hold the run folder that a model folder lies in, if it lies in one, and count an opening of the test split.
+
+    Raises:
+        UserError: another process is at work in the run folder, or it cannot be written.
+    """
+    folder = RunFolder(model.resolve().parent)
+    if not (folder.path / "resolved.yaml").exists():
+        yield
+        return
+    with folder.held():
+        record_opening(open_study(folder.config(), folder), by)
+        yield
