@@ -19,6 +19,7 @@ import pytest
 
 from mmsa_core.data.synthetic import write_planted
 from mmsa_core.errors import UserError
+from search.cli import main
 from search.folder_files import FILES, FOLDERS, IN_PLACE, check_files
 from search.run_folder import RunFolder
 from search.storage import open_storage
@@ -128,7 +129,15 @@ def refused_by(worker: subprocess.Popen[str], process: subprocess.Popen[str]) ->
     return code == 2 and f"run: process {worker.pid} is at work here; wait, " in line
 
 
-def test_only_one_verb_works_in_a_folder(home: Path) -> None:
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a verb here; return the sentence with which it refuses."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_only_one_verb_works_in_a_folder(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two confirmations and a run at once: one works, the others say so, and ``stop`` finds it."""
     assert called("run", "study.yaml", "--out", "run", "budget.trials=4", "population=2", "resources.workers=1")[0] == 0
     shutil.rmtree("run/confirm")
@@ -140,16 +149,16 @@ def test_only_one_verb_works_in_a_folder(home: Path) -> None:
         until(processes[0], lambda: sum(p.poll() is None for p in processes) == 1)
         (worker,) = (p for p in processes if p.poll() is None)
         until(worker, lambda: any(Path("run/confirm").glob("*/*")) or told("run") > 4)
+        assert all(refused_by(worker, process) for process in processes if process is not worker)
         with frozen(worker, "run"):
-            others = [("confirm", "run"), ("explain", "run"), ("export", "run"), ("report", "run")]
-            others += [("evaluate", "run/best", "--split", "test")]
-            processes += [stack.enter_context(started(*verb)) for verb in others]
-            assert all(refused_by(worker, process) for process in processes if process is not worker)
-            assert called("report", "run", "--out", "elsewhere")[0] == 0
+            for verb in ("confirm", "explain", "export", "report"):
+                assert f"process {worker.pid} is at work here; wait, " in refused(capsys, verb, "run")
+            assert f"process {worker.pid} is at work" in refused(capsys, "evaluate", "run/best", "--split", "test")
+            main(["report", "run", "--out", "elsewhere"])
             assert Path("elsewhere/index.html").is_file()
-            assert called("stop", "run")[0] == 0
+            main(["stop", "run"])
         assert ended(worker) == (130, "mmsa-search: stopped and saved; run the same command again to go on")
-    assert called("stop", "run")[0] == 2
+    assert "nobody is at work here" in refused(capsys, "stop", "run")
 
 
 # ---- links -----------------------------------------------------------------------------------------------------------
