@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -95,11 +94,7 @@ def stop(run: Run) -> None:
     """Ask the driver of a run to save and stop; `run` goes on later."""
     from search.run_folder import RunFolder
 
-    pid = RunFolder(run).driver()
-    if pid is None:
-        raise UserError(f"{run}: nobody is at work here")
-    os.kill(pid, signal.SIGINT)
-    typer.echo(f"asked process {pid} to save and stop")
+    typer.echo(f"asked process {RunFolder(run).interrupt()} to save and stop")
 
 
 @app.command()
@@ -142,11 +137,17 @@ def explain(run: Run, as_json: Json = False) -> None:
 
 
 @app.command()
-def report(run: Run, as_json: Json = False) -> None:
-    """Write the report again."""
-    from search.report.build import write_report
+def report(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder to write it into; the run folder's report/ by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report again, or elsewhere with --out, which needs no right to write in the run folder."""
+    from search.report.build import rewrite_report
 
-    path = write_report(run)
+    path = rewrite_report(run, out)
     _say(f"report: {path}", as_json, {"report": str(path)})
 
 
@@ -168,11 +169,11 @@ def export(run: Run, as_json: Json = False) -> None:
     from search import export as exporting
     from search import pipeline
 
-    opened = pipeline.open_run(run)
-    record = confirmed.read_record(run / "confirm")
-    if record is None:
-        raise UserError(f"{run}: nothing is confirmed yet; run or confirm first")
-    path = exporting.write_model(opened, record)
+    with pipeline.hold_run(run) as opened:
+        record = confirmed.read_record(run / "confirm")
+        if record is None:
+            raise UserError(f"{run}: nothing is confirmed yet; run or confirm first")
+        path = exporting.write_model(opened, record)
     _say(f"model: {path}", as_json, {"model": str(path)})
 
 
@@ -403,8 +404,7 @@ def _stages(run: Path, overrides: list[str] | None, as_json: bool) -> None:
     from search import pipeline
     from search.progress import Progress
 
-    opened = pipeline.open_run(run, overrides or [])
-    with Progress(opened.config.study, as_json) as progress:
+    with pipeline.hold_run(run, overrides or []) as opened, Progress(opened.config.study, as_json) as progress:
         record = pipeline.after_search(opened, progress)
     _finish(opened, record, as_json)
 

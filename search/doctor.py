@@ -128,8 +128,9 @@ def _load(study: Path, data: str | None) -> tuple[Finding, StudyConfig | None]:
 
 
 def _existing(folder: Path) -> Path:
-    """Return the folder, or the nearest one above it that exists."""
-    return next(p for p in (folder.resolve(), *folder.resolve().parents) if p.is_dir())
+    """Return the folder, or the nearest one above it, that exists and is no run folder: nothing is tried out there."""
+    around = (folder.resolve(), *folder.resolve().parents)
+    return next(p for p in around if p.is_dir() and not (p / "resolved.yaml").exists())
 
 
 def _timed(write: Callable[[int], object]) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,13 +28,14 @@ from mmsa_core.population import MemberSpec, stackable
 from mmsa_core.predict import predict
 from mmsa_core.tensors import own_device
 from mmsa_core.train import Objective, fit
+from search.environment import environment
 from search.inference import open_like_training
 from search.judgement import estimates
 from search.members import Candidate, load
 from search.model_files import AGAIN, check_own, check_replaceable, read_files, write_files
 from search.opening import record_opening
 from search.records import Needs, check_needs, parse_json
-from search.run_folder import RunFolder, environment
+from search.run_folder import RunFolder
 from search.statistics import PredictionInterval
 from search.trials import open_study, recorded_trial
 from search.yaml_io import parse_mapping
@@ -295,6 +297,17 @@ def _cell(estimate: Mapping[str, float]) -> str:
     return f"{estimate['mean']:.4f} ± {estimate['std']:.4f}"
 
 
-def count_opening(folder: RunFolder, by: str) -> int:
-    """Count an opening of the test split in the run's study; return how many there were."""
-    return record_opening(open_study(folder.config(), folder), by)
+@contextmanager
+def counted_opening(model: Path, by: str) -> Iterator[None]:
+    """Hold the run folder that a model folder lies in, if it lies in one, and count an opening of the test split.
+
+    Raises:
+        UserError: another process is at work in the run folder, or it cannot be written.
+    """
+    folder = RunFolder(model.resolve().parent)
+    if not (folder.path / "resolved.yaml").exists():
+        yield
+        return
+    with folder.held():
+        record_opening(open_study(folder.config(), folder), by)
+        yield

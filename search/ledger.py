@@ -78,7 +78,7 @@ class Ledger:
         self.folder = folder
         self.size = size
         self.deterministic = deterministic
-        folder.end_stale_desk()
+        folder.claim_study()
         self.study = open_study(config, folder)
         populations = GENERATION if deterministic else 1
         self.drivers = Drivers(self.study, folder.path, populations * size)
@@ -231,7 +231,7 @@ class Ledger:
         """Record the time used, and leave the study to other drivers, and to another process of this one."""
         self._save_seconds()
         self.drivers.leave()
-        self.folder.leave_desk()
+        self.folder.release_study()
 
     # ---- populations as tasks ------------------------------------------------------------------------------------
 

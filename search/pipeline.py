@@ -162,7 +162,22 @@ def open_run(path: Path, overrides: Sequence[str] = ()) -> Opened:
     Raises:
         UserError: this is no run folder, or its data has changed.
     """
+    return _open_again(RunFolder(path), overrides)
+
+
+@contextmanager
+def hold_run(path: Path, overrides: Sequence[str] = ()) -> Iterator[Opened]:
+    """Open a run folder as :func:`open_run` does, and keep other processes out of it until the end.
+
+    Raises:
+        UserError: also where another process is at work there, or it cannot be written.
+    """
     folder = RunFolder(path)
+    with folder.held():
+        yield _open_again(folder, overrides)
+
+
+def _open_again(folder: RunFolder, overrides: Sequence[str]) -> Opened:
     opened = _open(folder.config(overrides), folder)
     fingerprint = opened.data.fingerprint()
     if folder.facts()["data_fingerprint"] != fingerprint:
@@ -208,16 +223,16 @@ def check_space(opened: Opened) -> None:
 
 
 def run(opened: Opened, deterministic: bool, on_status: OnStatus) -> dict[str, Any]:
-    """Run all stages and return the confirmation's record.
+    """Run all stages and return the confirmation's record; the run folder is let go at the end.
 
     Raises:
         InterruptedStudyError: stopped by a signal; nothing is lost.
         NothingFinishedError: no trial is complete.
         UserError: the study cannot be deterministic.
     """
-    if deterministic:
-        check_deterministic(opened.config)
-    with Engine(Placement.of(opened.config.resources), on_status) as engine:
+    with opened.folder.held(), Engine(Placement.of(opened.config.resources), on_status) as engine:
+        if deterministic:
+            check_deterministic(opened.config)
         message = search(opened, engine, deterministic)
         record = _confirm_and_explain(opened, engine)
     return {**record, "message": "; ".join(filter(None, (message, record.get("message"))))}
@@ -227,11 +242,9 @@ def after_search(opened: Opened, on_status: OnStatus) -> dict[str, Any]:
     """Do all that comes after the search again; what is trained already is not trained again.
 
     Raises:
-        UserError: a driver is at work in the run folder.
+        UserError: another process is at work in the run folder.
     """
-    if (pid := opened.folder.driver()) is not None:
-        raise UserError(f"{opened.folder.path}: process {pid} is at work here; wait, or stop it first")
-    with Engine(Placement.of(opened.config.resources), on_status) as engine:
+    with opened.folder.held(), Engine(Placement.of(opened.config.resources), on_status) as engine:
         return _confirm_and_explain(opened, engine)
 
 

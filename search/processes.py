@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,21 @@ def end(process: Mapping[str, Any]) -> None:
     if found is not None:
         found.kill()
         found.wait(timeout=10)
+
+
+def has_open(pid: int, path: Path) -> bool:
+    """Tell whether a process of this machine, and of a user whose processes may be looked into, has a file open."""
+    try:
+        own = path.stat()
+        return any(os.path.samestat(own, found) for found in _open_files(pid))
+    except OSError:
+        return False
+
+
+def _open_files(pid: int) -> Iterator[os.stat_result]:
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            yield descriptor.stat()
 
 
 def _find(process: Mapping[str, Any]) -> psutil.Process | None:

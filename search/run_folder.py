@@ -3,34 +3,32 @@ out."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import platform
-import subprocess
-import sys
-import time
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
-from mmsa_core.atomic import replacing, write_text
+from mmsa_core.atomic import write_text
 from mmsa_core.errors import UserError
+from search.environment import environment
+from search.folder_files import CLAIM, LOCK, check_files, check_in_place
+from search.folder_identity import Identity, identify
+from search.folder_lock import lock_owner, take_lock
 from search.populations import Outcome, Slot
-from search.processes import end, is_here, this_process
-from search.records import Needs, read_json
+from search.processes import has_open
+from search.records import read_json
+from search.same_study import check_same
 from search.storage import without_password
 from search.study import StudyConfig
-from search.yaml_io import shown, write_yaml
+from search.study_claim import end_claimant, give_up_claim, take_claim
+from search.trial_files import write_trial
+from search.yaml_io import write_yaml
 
-PACKAGES = ("torch", "optuna", "ray", "numpy", "pandas", "transformers", "mmsa-search")
 STORAGE_VARIABLE = "MMSA_STORAGE"
 """The environment variable with a storage URL whose password the run folder does not keep."""
-FREE = {"budget", "resources", "storage", "population", "max_failure_rate", "sampler", "winner", "keep_weights"}
-"""Parts of a study that may change when a run is taken up again; the others would make its trials incomparable."""
 
 
 class RunFolder:
@@ -38,7 +36,26 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
+        self._lock: IO[bytes] | None = None
+        self._claim: IO[bytes] | None = None
+        self._driver: int | None = None
+        self._identity: Identity | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process gets: lock and claim stay in this one."""
+        return {**self.__dict__, "_lock": None, "_claim": None}
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, which a copy of it does not share; known once it was locked."""
+        assert self._identity is not None
+        return self._identity.name
+
+    @property
+    def copied_from(self) -> tuple[str, ...]:
+        """The names of the folders that this one is a copy of; known once it was locked."""
+        assert self._identity is not None
+        return self._identity.copied_from
 
     # ---- opening -------------------------------------------------------------------------------------------------
 
@@ -48,27 +65,48 @@ class RunFolder:
         ``facts`` go into ``lock.json`` (data fingerprint, device); an existing folder must agree on the fingerprint.
 
         Raises:
-            UserError: the folder is another study's, in use, or cannot be written.
+            UserError: the folder is another study's, in use, not ours alone, or cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
-            if (self.path / "resolved.yaml").exists():
-                self._check_same(config, facts)
-            else:
-                write_text(self.path / "study.yaml", without_password(source.read_text(encoding="utf-8")))
-                write_text(self.path / "lock.json", json.dumps({**environment(), **facts}, indent=2) + "\n")
-            public = config.model_copy(update={"storage": without_password(config.storage)})
-            write_yaml(self.path / "resolved.yaml", public.resolved())
-        except UserError:
+            with self._writing("give --out"):
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._take_lock("give --out")
+                if (self.path / "resolved.yaml").exists():
+                    check_same(self.path, config, facts, self.facts())
+                else:
+                    write_text(self.path / "study.yaml", without_password(source.read_text(encoding="utf-8")))
+                    write_text(self.path / "lock.json", json.dumps({**environment(), **facts}, indent=2) + "\n")
+                public = config.model_copy(update={"storage": without_password(config.storage)})
+                write_yaml(self.path / "resolved.yaml", public.resolved())
+        except BaseException:
             self.release()
             raise
-        except OSError as error:
+
+    @contextmanager
+    def held(self, otherwise: str = "") -> Iterator[None]:
+        """Hold the lock of a folder that a run made, or go on holding it, and let it go at the end.
+
+        ``otherwise`` says what the caller could do where the folder cannot be had, e.g. ``give --out``.
+
+        Raises:
+            UserError: this is no run folder, another process is at work here, or it cannot be written.
+        """
+        try:
+            if self._lock is None:
+                self._require()
+                with self._writing(otherwise):
+                    self._take_lock(otherwise)
+            yield
+        finally:
             self.release()
-            raise UserError(
-                f"{self.path}: cannot write the run folder: {error.strerror}; "
-                "free space, change permissions, or give --out"
-            ) from None
+
+    def release(self) -> None:
+        """Let another driver in."""
+        self.release_study()
+        self._driver = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def config(self, overrides: Sequence[str] = (), storage: str | None = None) -> StudyConfig:
         """Return the study as it was resolved, with ``key=value`` changes; ``storage``, where the caller has it, is the
@@ -77,10 +115,9 @@ class RunFolder:
         Raises:
             UserError: this is no run folder.
         """
-        if not (self.path / "resolved.yaml").exists():
-            raise UserError(
-                f"{self.path}: no run folder is here (resolved.yaml is missing); give the folder that run made"
-            )
+        self._require()
+        if self._lock is None:
+            check_files(self.path)
         config = StudyConfig.load(self.path / "resolved.yaml", overrides)
         if storage is not None:
             return config.model_copy(update={"storage": storage})
@@ -95,15 +132,32 @@ class RunFolder:
         return config.model_copy(update={"storage": url})
 
     def driver(self) -> int | None:
-        """Return the process that is at work here, or None."""
-        if not (self.path / ".lock").exists():
-            raise UserError(f"{self.path}: no run folder is here; give the folder that run made")
-        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return self._owner(file)
-        return None
+        """Return the process that is at work here, or None; no right to write is needed.
+
+        Raises:
+            UserError: this is no run folder.
+        """
+        try:
+            return lock_owner(self.path / LOCK)
+        except (FileNotFoundError, NotADirectoryError):
+            self._require()
+            return None
+
+    def interrupt(self) -> int:
+        """Ask the process that is at work here to save and stop; return its number.
+
+        Raises:
+            UserError: nobody is, or it is of another machine, container or user.
+        """
+        pid = self.driver()
+        if pid is None:
+            raise UserError(f"{self.path}: nobody is at work here")
+        if not has_open(pid, self.path / LOCK):
+            raise UserError(
+                f"{self.path}: process {pid} is at work here, of another machine, container or user; stop it there"
+            )
+        os.kill(pid, signal.SIGINT)
+        return pid
 
     def facts(self) -> dict[str, Any]:
         """Return ``lock.json``.
@@ -113,28 +167,22 @@ class RunFolder:
         """
         return read_json(self.path / "lock.json", {}, "restore it from a copy, or give another --out")
 
-    def release(self) -> None:
-        """Let another driver in."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+    def claim_study(self) -> None:
+        """Become the one process that tells this folder's study; the driver, or a process that it started, does so.
 
-    def end_stale_desk(self) -> None:
-        """End the process that kept the study for a driver that was killed, if it lingers, and take its place.
-
-        The caller's driver holds the folder's lock, so the other driver is gone.
+        Raises:
+            UserError: another process is, or the driver that started this one is gone.
         """
-        file = self.path / ".desk"
-        if file.exists():
-            needs: Needs = {"host": str, "pid": int, "start": (int, float)}
-            before = read_json(file, needs, "delete it if no driver is at work here")
-            if is_here(before) and before["pid"] != os.getpid():
-                end(before)
-        write_text(file, json.dumps(this_process()))
+        if self._lock is None and self._driver is not None and self.driver() != self._driver:
+            raise UserError(f"{self.path}: process {self._driver}, which began this, has ended")
+        self._identity = self._identity or identify(self.path)
+        self._claim = take_claim(self.path / CLAIM, self.name)
 
-    def leave_desk(self) -> None:
-        """Let another process take this one's place."""
-        (self.path / ".desk").unlink(missing_ok=True)
+    def release_study(self) -> None:
+        """Let another process claim the study."""
+        if self._claim is not None:
+            give_up_claim(self._claim)
+            self._claim = None
 
     # ---- files ---------------------------------------------------------------------------------------------------
 
@@ -147,97 +195,40 @@ class RunFolder:
         return self.path / "trials" / f"{number:04d}"
 
     def write_trial(self, number: int, members: Sequence[tuple[Slot, Outcome]]) -> None:
-        """Write a trial's configuration, curves, predictions on the valid split, and error.
-
-        What became of the trial is in the study, which is synced; these files are not, as there are many of them.
-        """
-        folder = self.trial(number)
-        folder.mkdir(parents=True, exist_ok=True)
-        slot, outcome = members[0]
-        write_yaml(folder / "config.yaml", outcome.config if outcome.config is not None else dict(slot.config), False)
-        lines = ["seed,epoch,train_loss,valid"]
-        lines += [f"{s.seed},{e},{loss:.6g},{value:.6g}" for s, o in members for e, loss, value in o.curve]
-        write_text(folder / "curve.csv", "\n".join(lines) + "\n", sync=False)
-        predictions = {f"seed_{s.seed}": o.predictions for s, o in members if o.predictions is not None}
-        if predictions:
-            with replacing(folder / "valid_predictions.npz", sync=False) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, **predictions)  # type: ignore[arg-type]  # numpy's stub knows only allow_pickle
-        failures = [f"seed {s.seed}: {o.failure}" for s, o in members if o.failure is not None]
-        if failures:
-            write_text(folder / "error.txt", "\n".join(failures) + "\n", sync=False)
-        else:  # of a try that was killed before the study knew of it
-            (folder / "error.txt").unlink(missing_ok=True)
+        """Write a trial's folder."""
+        write_trial(self.trial(number), members)
 
     # ---- helpers -------------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _owner(lock: IO[str]) -> int:
-        """Return the process that holds the lock; between locking and writing its number the file is empty."""
-        for _ in range(20):
-            lock.seek(0)
-            text = lock.read().strip()
-            if text.isdecimal():
-                return int(text)
-            time.sleep(0.05)
-        raise UserError(f"{lock.name}: a process is starting here; try again in a moment")
-
-    def _take_lock(self) -> None:
-        file = (self.path / ".lock").open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = self._owner(file)
-            file.close()
-            raise UserError(f"{self.path}: process {owner} is at work here; wait, stop it, or give --out") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        self._lock = file
-
-    def _check_same(self, config: StudyConfig, facts: Mapping[str, Any]) -> None:
-        before, now = StudyConfig.load(self.path / "resolved.yaml").resolved(), config.resolved()
-        for key in now:
-            if key not in FREE and key not in ("data", "seeds") and before[key] != now[key]:
-                raise UserError(
-                    f"{self.path}: holds a run with another {key}: {_short(before[key], now[key])}; give another --out"
-                )
-        for key in ("search", "base"):
-            was, wanted = before["seeds"][key], now["seeds"][key]
-            if was != wanted:
-                raise UserError(f"{self.path}: holds a run with seeds.{key}={was}, now {wanted}; give another --out")
-        was, wanted = self.facts().get("data_fingerprint"), facts.get("data_fingerprint")
-        if was != wanted:
+    def _require(self) -> None:
+        if not (self.path / "resolved.yaml").exists():
             raise UserError(
-                f"{self.path}: holds a run on other data (fingerprint {was}, now {wanted}); give another --out"
+                f"{self.path}: no run folder is here (resolved.yaml is missing); give the folder that run made"
             )
 
+    def _take_lock(self, otherwise: str) -> None:
+        """Lock the folder, give it its name, and end what a driver that was killed left at work."""
+        check_files(self.path)
+        check_in_place(self.path)
+        while (lock := take_lock(self.path / LOCK)) is None:
+            if (pid := self.driver()) is not None:  # it has not ended meanwhile
+                ways = _one_of("wait", "stop it", otherwise)
+                raise UserError(f"{self.path}: process {pid} is at work here; {ways}")
+        self._lock = lock
+        self._driver = os.getpid()
+        self._identity = identify(self.path)
+        end_claimant(self.path / CLAIM, self.name)
 
-def environment() -> dict[str, Any]:
-    """Return versions, platform, commit and command: what a reader needs to run it again."""
-    return {
-        "command": without_password(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "commit": _commit(),
-    }
+    @contextmanager
+    def _writing(self, otherwise: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            ways = _one_of("free space", "change permissions", otherwise)
+            raise UserError(f"{self.path}: cannot write the run folder: {error.strerror}; {ways}") from None
 
 
-def _commit() -> str | None:
-    """Return the commit of the source tree that this code runs from, with ``+`` if it was changed."""
-    where = Path(__file__).parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=where, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
-
-
-def _short(before: Any, now: Any, path: str = "") -> str:
-    """Name the first place where two values differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*before, *(k for k in now if k not in before)]:
-            if before.get(key) != now.get(key):
-                return _short(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
-    return f"{path + ': ' if path else ''}{shown(before)} before, {shown(now)} now"
+def _one_of(*ways: str) -> str:
+    """Return ``a, b, or c`` of those that are not empty."""
+    *first, last = (way for way in ways if way)
+    return f"{', '.join(first)}, or {last}"

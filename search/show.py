@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,18 +117,16 @@ def evaluate(model: Path, data: str | None, split: str, as_json: bool) -> None:
     from mmsa_core.metrics import evaluate as measure
     from search import export, inference
     from search.judgement import estimates
-    from search.run_folder import RunFolder
 
     _one_thread()
     found = export.read_model(model)
     part = inference.labeled_split(found, data, split)
-    if split == "test" and (model.parent / "resolved.yaml").exists():
-        export.count_opening(RunFolder(model.parent), "evaluate")
     convention = found.provenance["convention"]
-    predictions, interval = found.predict(part), found.interval
-    members = export.brief(estimates(predictions, part.labels, convention, videos(part.ids)))
-    ensemble = measure(predictions.mean(0), part.labels, convention)
-    inside, width = interval.coverage(predictions, part.labels), 2 * float(interval.half(predictions).mean())
+    with export.counted_opening(model, "evaluate") if split == "test" else nullcontext():
+        predictions, interval = found.predict(part), found.interval
+        members = export.brief(estimates(predictions, part.labels, convention, videos(part.ids)))
+        ensemble = measure(predictions.mean(0), part.labels, convention)
+        inside, width = interval.coverage(predictions, part.labels), 2 * float(interval.half(predictions).mean())
     said = f"{inside:.1%} of the labels lie in the {interval.level:.0%} intervals, of mean width {width:.2f}"
     reliability: Any = {"level": interval.level, "coverage": inside, "width": width} if as_json else said
     _metrics({split: members}, as_json, {"ensemble": ensemble, "interval": reliability})

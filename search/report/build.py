@@ -21,6 +21,7 @@ from search.report.headline import RULES, Headline, headline
 from search.report.tables import tables
 from search.report.tables.table import Table, escape
 from search.report.wording import by_resolution, duration, label, seeds
+from search.run_folder import RunFolder
 
 TITLES = {
     "confirmed": "Confirmed candidates",
@@ -51,20 +52,33 @@ ENDINGS = (".csv", ".md", ".tex")
 """Of a table's files."""
 
 
-def write_report(folder: Path, storage: str | None = None) -> Path:
+def rewrite_report(run: Path, out: Path | None) -> Path:
+    """Write the report of a run again, into ``out`` or where the run has it, and return the page's path.
+
+    Raises:
+        UserError: as :func:`write_report`; without ``out`` also where the run folder is in use or cannot be written.
+    """
+    if out is not None:
+        return write_report(run, out=out)
+    with RunFolder(run).held("give --out FOLDER"):
+        return write_report(run)
+
+
+def write_report(folder: Path, storage: str | None = None, out: Path | None = None) -> Path:
     """Write the report of a run, finished or not, and return the page's path.
 
-    ``storage`` is needed where the study's storage has a password: ``resolved.yaml`` does not keep it.
+    ``storage`` is needed where the study's storage has a password: ``resolved.yaml`` does not keep it. ``out`` is the
+    report's folder, ``report`` in the run folder by default.
 
     Raises:
         UserError: ``folder`` is no run folder, or its study cannot be opened.
     """
     run = collect(folder, storage)
     made, found = tables(run), headline(run)
-    report = folder / "report"
-    with replacing_folder(report / "tables", [f"{t.name}{end}" for t in made.values() for end in ENDINGS]) as folder:
+    report = folder / "report" if out is None else out
+    with replacing_folder(report / "tables", [f"{t.name}{end}" for t in made.values() for end in ENDINGS]) as new:
         for table in made.values():
-            _write_table(folder, table)
+            _write_table(new, table)
     write_text(report / "report.md", markdown(run, found, made))
     write_text(report / "index.html", page(run, found, made))
     return report / "index.html"

@@ -2,8 +2,8 @@
 
 Each is measured several times in processes of its own, as the installed program, the two ways of ``run`` in turns: as
 it is, and with two workers asked for, for which Ray is started at once. The moments of a run are seen from outside:
-``lock.json`` is written when study and data are opened and checked, ``.desk`` when the study's owner stands, and the
-journal has a first value when the first epoch is over. Writes Markdown: ``python -m tests.benchmarks.startup``.
+``lock.json`` is written when study and data are opened and checked, ``.dispatcher`` when the study's owner stands, and
+the journal has a first value when the first epoch is over. Writes Markdown: ``python -m tests.benchmarks.startup``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run_seconds(folder: Path, *more: str) -> list[float]:
     settings = ["rungs.epochs=[1,2,4]", *more, "--data", str(folder / "data.npz"), "--out", str(out)]
     moments: list[Callable[[], bool]] = [
         (out / "lock.json").exists,
-        (out / ".desk").exists,
+        (out / ".dispatcher").exists,
         lambda: FIRST_VALUE in (out / "study.log").read_bytes(),
     ]
     started, seconds = time.perf_counter(), []

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -345,15 +345,33 @@ def test_a_run_folder_in_use(capsys: Capture, run_folder: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("4711")
         file.flush()
-        for arguments in (["run", "study.yaml"], ["confirm", "runs/tiny"], ["explain", "runs/tiny"]):
-            assert "runs/tiny: process 4711 is at work here; wait, " in refused(capsys, *arguments)
+        said = "runs/tiny: process 4711 is at work here; wait, "
+        assert f"{said}stop it, or give --out" in refused(capsys, "run", "study.yaml")
+        assert f"{said}stop it, or give --out FOLDER" in refused(capsys, "report", "runs/tiny")
+        for verb in ("confirm", "explain", "export"):
+            assert f"{said}or stop it" in refused(capsys, verb, "runs/tiny")
+
+
+def _write(lock: IO[str], pid: int) -> None:
+    lock.seek(0)
+    lock.truncate()
+    lock.write(str(pid))
+    lock.flush()
 
 
 def test_stop_asks_the_driver(capsys: Capture, run_folder: Path) -> None:
-    with (run_folder / ".lock").open("w") as file, subprocess.Popen(["sleep", "60"]) as driver:
+    with (
+        (run_folder / ".lock").open("w") as file,
+        subprocess.Popen(["sleep", "60"], pass_fds=(file.fileno(),)) as driver,
+        subprocess.Popen(["sleep", "60"]) as bystander,
+    ):
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(str(driver.pid))
-        file.flush()
+        _write(file, bystander.pid)
+        sentence = f"runs/tiny: process {bystander.pid} is at work here, of another machine, container or user"
+        assert sentence in refused(capsys, "stop", "runs/tiny")
+        assert bystander.poll() is None, "a process that has the number but not the folder's lock is another one"
+        bystander.kill()
+        _write(file, driver.pid)
         assert ran(capsys, "stop", "runs/tiny") == f"asked process {driver.pid} to save and stop\n"
         assert driver.wait(timeout=20) == -signal.SIGINT
     assert "runs/tiny: nobody is at work here" in refused(capsys, "stop", "runs/tiny")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,10 @@ import psutil
 import pytest
 
 from mmsa_core.errors import UserError
+from search.environment import environment
 from search.populations import Outcome, Slot
 from search.processes import end, is_here, is_running, this_process
-from search.run_folder import STORAGE_VARIABLE, RunFolder, environment
+from search.run_folder import STORAGE_VARIABLE, RunFolder
 from search.storage import open_storage, without_password
 from search.study import StudyConfig
 from search.yaml_io import read_yaml
@@ -70,7 +74,9 @@ def driver(path: Path, source: Path) -> Iterator[Driver]:
 
 def test_files_of_a_new_run(driver: Driver, path: Path, source: Path) -> None:
     folder = driver.start()
-    assert sorted(p.name for p in path.iterdir()) == [".lock", "lock.json", "resolved.yaml", "study.yaml"]
+    assert sorted(p.name for p in path.iterdir()) == [
+        ".folder", ".lock", "lock.json", "resolved.yaml", "study.yaml",
+    ]  # fmt: skip
     assert (path / "study.yaml").read_text(encoding="utf-8") == source.read_text(encoding="utf-8")
     facts = folder.facts()
     assert FACTS.items() <= facts.items()
@@ -292,30 +298,141 @@ def test_a_journal_survives_a_line_that_was_half_written(tmp_path: Path) -> None
     assert [t.value for t in read.get_trials()] == [1.0, 2.0, 2.0, 2.0]
 
 
-# ---- processes -------------------------------------------------------------------------------------------------------
+# ---- the one process that tells the study ----------------------------------------------------------------------------
 
 
-def test_a_desk_that_outlived_its_driver_is_ended(path: Path) -> None:
+CLAIM = """
+import sys, time
+from pathlib import Path
+from search.run_folder import RunFolder
+folder = RunFolder(Path(sys.argv[1]))
+folder.claim_study()
+print("claimed", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def claimant(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds a folder's study, as one that a killed driver started does."""
+    with subprocess.Popen([sys.executable, "-c", CLAIM, str(path)], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "claimed\n"
+            yield other
+        finally:
+            other.kill()
+
+
+def test_a_process_that_outlived_its_driver_is_ended(driver: Driver, path: Path) -> None:
+    driver.start().release()
+    with claimant(path) as other:
+        folder = driver.start()
+        assert not psutil.pid_exists(other.pid)
+        folder.claim_study()
+        record = json.loads((path / ".dispatcher").read_text(encoding="utf-8"))
+        assert record == {"folder": folder.name, **this_process()}
+        folder.release_study()
+    assert (path / ".dispatcher").read_bytes() == b""
+
+
+@pytest.mark.parametrize("change", [{"folder": "another"}, {"pid": 1}, {"host": "another"}, {"namespace": "pid:[1]"},
+                                    {"boot": "the one before"}, {"start": 1.0}])  # fmt: skip
+def test_a_process_whose_record_is_anothers_is_left_alone(
+    driver: Driver, path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    driver.start().release()
+    monkeypatch.setattr("search.study_claim.PATIENCE", 0.2)
+    with claimant(path) as other:
+        record = json.loads((path / ".dispatcher").read_text(encoding="utf-8"))
+        (path / ".dispatcher").write_text(json.dumps({**record, **change}), encoding="utf-8")
+        with pytest.raises(UserError, match=f"process {other.pid} holds the study of this folder; end it"):
+            driver.start()
+        assert other.poll() is None
+    driver.start()
+
+
+def test_the_process_of_a_copied_record_is_left_alone(driver: Driver, path: Path) -> None:
+    """Its record names it, it is alive, but it holds the lock of another file."""
+    driver.start().release()
+    copy = Driver(path.with_name("copy"), driver.source)
+    with claimant(path) as other:
+        shutil.copytree(path, copy.path)
+        for _ in range(2):
+            folder = copy.start()
+            folder.claim_study()
+            folder.release()
+        assert other.poll() is None
+
+
+def test_one_process_at_a_time_claims_the_study(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.mkdir(parents=True)
-    folder = RunFolder(path)
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
-        start = psutil.Process(other.pid).create_time() - psutil.boot_time()
-        record = {**this_process(), "pid": other.pid, "start": start}
-        assert is_running(record)
-        (path / ".desk").write_text(json.dumps({**record, "start": record["start"] - 100}), encoding="utf-8")
-        folder.end_stale_desk()
-        assert other.poll() is None, "a process that has the number but not the start is another one"
-        (path / ".desk").write_text(json.dumps({**record, "host": "another"}), encoding="utf-8")
-        folder.end_stale_desk()
-        assert other.poll() is None, "nor is one on another host"
-        (path / ".desk").write_text(json.dumps({**record, "namespace": "pid:[1]"}), encoding="utf-8")
-        folder.end_stale_desk()
-        assert other.poll() is None, "nor is one in another container"
-        (path / ".desk").write_text(json.dumps(record), encoding="utf-8")
-        folder.end_stale_desk()
-        other.wait(timeout=10)
-    assert not is_running(record)
-    assert json.loads((path / ".desk").read_text(encoding="utf-8")) == this_process()
+    monkeypatch.setattr("search.study_claim.PATIENCE", 0.2)
+    with claimant(path) as other:
+        with pytest.raises(UserError, match=f"process {other.pid} holds the study of this folder"):
+            RunFolder(path).claim_study()
+        assert other.poll() is None
+
+
+def test_what_a_driver_started_claims_for_it_while_it_lives(driver: Driver, path: Path) -> None:
+    """The folder travels to the process that tells the study; its locks do not."""
+    folder = driver.start()
+    sent = pickle.loads(pickle.dumps(folder))
+    assert (sent.name, sent.copied_from) == (folder.name, ())
+    sent.claim_study()
+    sent.release_study()
+    assert folder.driver() == os.getpid()
+    folder.release()
+    with pytest.raises(UserError, match=f"process {os.getpid()}, which began this, has ended"):
+        sent.claim_study()
+
+
+# ---- which folder it is ----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_keeps_its_name_and_a_copy_gets_its_own(driver: Driver, path: Path) -> None:
+    first = driver.start()
+    name = first.name
+    assert len(name) == 16 and first.copied_from == ()
+    first.release()
+    again = driver.start()
+    assert (again.name, again.copied_from) == (name, ())
+    again.release()
+    moved = Driver(path.with_name("moved"), driver.source)
+    path.rename(moved.path)
+    assert moved.start().name == name, "a folder that is renamed is the same"
+    moved.started[0].release()
+    copies = [name]
+    for k in range(2):
+        copy = Driver(path.with_name(f"copy{k}"), driver.source)
+        shutil.copytree(moved.path if k == 0 else path.with_name("copy0"), copy.path)
+        folder = copy.start()
+        assert folder.copied_from == tuple(copies) and folder.name not in copies
+        folder.release()
+        assert (copy.start().copied_from, copy.started[1].name) == (tuple(copies), folder.name), "and keeps it"
+        copies.append(folder.name)
+        copy.started[1].release()
+
+
+def test_a_folder_of_an_earlier_version_gets_a_name(driver: Driver, path: Path) -> None:
+    driver.start().release()
+    (path / ".folder").unlink()
+    (path / ".desk").write_text(json.dumps(this_process()), encoding="utf-8")
+    assert driver.start().copied_from == ()
+
+
+@pytest.mark.parametrize("text", [
+    "", "my notes", "[]", '{"name": "a"}', '{"name": "a", "device": 1, "inode": 2, "copied_from": [3]}',
+    '{"name": "a", "device": 1, "inode": 2, "copied_from": [], "mine": 1}',
+])  # fmt: skip
+def test_a_foreign_file_in_place_of_the_identity(driver: Driver, path: Path, text: str) -> None:
+    path.mkdir(parents=True)
+    (path / ".folder").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"\.folder: .*move that file away"):
+        driver.start()
+    assert (path / ".folder").read_text(encoding="utf-8") == text
+
+
+# ---- processes -------------------------------------------------------------------------------------------------------
 
 
 def test_this_process_runs_and_a_past_one_does_not() -> None:
