@@ -36,7 +36,11 @@ def find_text_model(name: str) -> Path:
         UserError: no model of that name is at hand, and the hub has none or cannot be reached.
     """
     folder = Path(name)
-    if folder.is_dir():
+    try:
+        local = folder.is_dir()
+    except OSError as error:  # a name too long for a path, or a folder that may not be entered
+        raise UserError(f"text model {name[:100]!r}: cannot be looked for ({error.strerror}); check the name") from None
+    if local:
         if not _holds_model(folder):
             raise UserError(
                 f"text model {name!r}: the folder holds no model; it needs {CONFIG} and weights (*.safetensors), "
@@ -149,7 +153,10 @@ def tokenize(tokenizer: Any, texts: Sequence[str], longest: int, padding: bool =
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise UserError(f"text {i}: has characters that are no Unicode, got {text[:40]!r}; write UTF-8") from None
+            raise UserError(
+                f"text {i}: holds half of a character (a surrogate), got {text[:40]!r}; clean "
+                "the text with .encode(errors='replace')"
+            ) from None
     return tokenizer(list(texts), truncation=True, max_length=longest, padding=padding)
 
 

@@ -33,7 +33,7 @@ from search.confirm import record_opening
 from search.inference import open_like_training
 from search.judgement import estimates
 from search.members import Candidate, load
-from search.records import Needs, check_needs, read_json
+from search.provenance import AGAIN, read_provenance
 from search.run_folder import RunFolder, environment
 from search.statistics import PredictionInterval
 from search.trials import open_study, recorded_trial
@@ -41,15 +41,6 @@ from search.yaml_io import read_yaml, write_yaml
 
 if TYPE_CHECKING:
     from search.pipeline import Opened
-
-
-PROVENANCE: Needs = {
-    "seeds": list, "metric": str, "convention": str, "nonfinite": str, "data_path": str, "data_fingerprint": str,
-    "text_model": (dict, type(None)), "interval": dict,
-}  # fmt: skip
-"""What is needed of ``provenance.json`` to use a model."""
-INTERVAL: Needs = dict.fromkeys(("level", "scale", "floor"), (int, float))
-AGAIN = "export it again"
 
 
 @dataclass(frozen=True)
@@ -135,8 +126,7 @@ def read_model(folder: Path) -> Model:
     for name in ("config.yaml", "model.safetensors", "provenance.json"):
         if not (folder / name).exists():
             raise UserError(f"{folder}: no model is here ({name} is missing); give a folder that export or train made")
-    provenance = read_json(folder / "provenance.json", PROVENANCE, AGAIN)
-    check_needs(provenance["interval"], INTERVAL, f"{folder / 'provenance.json'}: interval", AGAIN)
+    provenance = read_provenance(folder / "provenance.json")
     try:
         with safe_open(folder / "model.safetensors", "np") as file:
             tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 (not a mapping)

@@ -117,7 +117,7 @@ def _freeze(body: nn.Module, count: int) -> None:
         return
     layers = next((m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m) == depth), None)
     if layers is None:  # ALBERT's share their weights
-        raise UserError(f"encoders.text.freeze: must be 0, for the model has no {depth} layers of their own, got {count}")
+        raise UserError(f"encoders.text.freeze: must be 0, for the model's {depth} layers share weights, got {count}")
     body.requires_grad_(False)
     for layer in layers[count - 1 :]:
         layer.requires_grad_(True)
