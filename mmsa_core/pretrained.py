@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -188,6 +189,8 @@ def load_body(folder: Path) -> nn.Module:
 
 def _unreadable(folder: Path, what: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    if type(error).__name__ == "UnpicklingError":  # torch advises to load it unsafely
+        reason = "a pickle that is damaged or holds more than tensors"
     return UserError(f"text model {folder.name}: transformers cannot read its {what} ({reason}); save it again")
 
 
@@ -205,14 +208,16 @@ def _reading(folder: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep transformers from drawing bars and from reporting the head that is left out."""
+    """Keep transformers from drawing bars and from reporting the head that is left out, and torch from warning of what
+    is refused anyhow."""
     from transformers.utils import logging
 
     before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         logging.set_verbosity(before)
         if bar:
