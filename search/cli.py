@@ -222,7 +222,8 @@ def predict(
     text: Annotated[list[str] | None, typer.Option(help="A sentence; may be given several times.")] = None,
     out: Annotated[Path | None, typer.Option(help="A CSV file instead of the standard output.")] = None,
 ) -> None:
-    """Write predictions as CSV: id, prediction, deviation over the members, 90 % interval.
+    """Write predictions as CSV: id, prediction, deviation over the members, 90 % interval. An id that begins with
+    =, +, -, @, ', a tab or a line's end has a ' in front, so that no spreadsheet runs it.
 
     Of sentences (--text), of a split of a data set, or of rows without labels: an .npz with raw_text, audio, ... and no
     split before the names. What a row lacks is missing.
@@ -289,10 +290,10 @@ def interactions(
 def dashboard(
     run: Run, port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8080
 ) -> None:
-    """Open optuna-dashboard on the study, on this machine only."""
-    from search import show
+    """Serve optuna-dashboard of the study, on this machine only, until Ctrl-C."""
+    from search.dashboard import serve
 
-    show.dashboard(run, port)
+    serve(run, port, lambda address: typer.echo(f"dashboard: {address}"))
 
 
 @data_app.command("convert")

@@ -34,7 +34,7 @@ from search.judgement import estimates
 from search.members import Candidate, load
 from search.model_files import AGAIN, check_own, check_replaceable, read_files, write_files
 from search.opening import record_opening
-from search.records import Needs, check_needs, parse_json
+from search.provenance import parse_provenance
 from search.run_folder import RunFolder
 from search.statistics import PredictionInterval
 from search.trials import open_study, recorded_trial
@@ -42,14 +42,6 @@ from search.yaml_io import parse_mapping
 
 if TYPE_CHECKING:
     from search.pipeline import Opened
-
-
-PROVENANCE: Needs = {
-    "seeds": list, "metric": str, "convention": str, "nonfinite": str, "data_path": str, "data_fingerprint": str,
-    "text_model": (dict, type(None)), "interval": dict,
-}  # fmt: skip
-"""What is needed of ``provenance.json`` to use a model."""
-INTERVAL: Needs = dict.fromkeys(("level", "scale", "floor"), (int, float))
 
 
 @dataclass(frozen=True)
@@ -133,8 +125,7 @@ def read_model(folder: Path) -> Model:
         UserError: a file is missing or damaged, or they do not fit together.
     """
     files = read_files(folder)
-    provenance = parse_json(files["provenance.json"], str(folder / "provenance.json"), PROVENANCE, AGAIN)
-    check_needs(provenance["interval"], INTERVAL, f"{folder / 'provenance.json'}: interval", AGAIN)
+    provenance = parse_provenance(files["provenance.json"], folder / "provenance.json")
     try:
         tensors = load_tensors(files["model.safetensors"])
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:  # of a dtype that numpy lacks

@@ -28,7 +28,7 @@ UNLABELED = ("id", "raw_text", "text_bert", *(f"{m}{end}" for m in MODALITIES fo
 def text_model(provenance: Mapping[str, Any]) -> TextModel | None:
     """Return what made the text features that a model was trained on, where that is known."""
     record = provenance["text_model"]
-    return None if record is None else TextModel(**record)
+    return None if record is None else TextModel.from_dict(record, "text_model")
 
 
 def open_like_training(model: Model, data: str | None, modalities: Sequence[str]) -> Dataset:

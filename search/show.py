@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmsa_core.errors import UserError
+from search.spreadsheet import cell
 
 if TYPE_CHECKING:
     from mmsa_core.train import Objective
@@ -215,25 +214,6 @@ def bench(data: str, members: str, name: str | None, as_json: bool) -> None:
         print(benchmark.table(rows, on))  # noqa: T201
 
 
-def dashboard(run: Path, port: int) -> None:
-    """Become optuna-dashboard on a study, on the loopback interface; as one process, so that whatever ends it ends all.
-
-    Raises:
-        UserError: optuna-dashboard is not installed.
-    """
-    from search.run_folder import RunFolder
-    from search.storage import LOG_NAME
-
-    folder = RunFolder(run)
-    config = folder.config()
-    program = shutil.which("optuna-dashboard") or str(Path(sys.executable).parent / "optuna-dashboard")
-    if not Path(program).exists():
-        raise UserError("dashboard: optuna-dashboard is not installed; pip install 'mmsa-search[dashboard]'")
-    named = {"journal": str(run / LOG_NAME), "sqlite": f"sqlite:///{run / 'study.db'}"}
-    storage = named.get(config.storage, config.storage.removeprefix("journal://"))
-    os.execv(program, [program, storage, "--host", "127.0.0.1", "--port", str(port)])
-
-
 def describe(path: Path, as_json: bool) -> None:
     """Print what a data file holds."""
     from mmsa_core.data.dataset import open_dataset
@@ -382,9 +362,10 @@ def _metrics(splits: Mapping[str, Mapping[str, Any]], as_json: bool, more: Mappi
 
 
 def _csv(file: Any, rows: Iterable[Sequence[Any]]) -> None:
+    """Write an id and numbers a line."""
     writer = csv.writer(file)
     writer.writerow(["id", "prediction", "std", "low", "high"])
-    writer.writerows([row[0], *(f"{v:.6f}" for v in row[1:])] for row in rows)
+    writer.writerows([cell(row[0]), *(f"{v:.6f}" for v in row[1:])] for row in rows)
 
 
 def _json(data: Any) -> None:

@@ -44,7 +44,7 @@ def test_a_folder_without_a_whole_model(tmp_path: Path, tiny_bert: Path, missing
 
 def test_damaged_weights_and_tokenizer(tmp_path: Path, tiny_bert: Path) -> None:
     folder = Path(shutil.copytree(tiny_bert, tmp_path / "model"))
-    (folder / "model.safetensors").write_bytes(b"no weights")
+    (folder / "model.safetensors").write_bytes(b"no weights" * 1000)
     with pytest.raises(UserError, match="text model model: transformers cannot read its model"):
         load_body(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

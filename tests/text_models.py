@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 WORDS = ("good", "bad", "film", "very", "not", "a", "it", "was", "##ly", "real", "!")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -30,3 +36,19 @@ def save_tiny_bert(folder: Path, seed: int = 0, layers: int = 2) -> Path:
         torch.manual_seed(seed)
         BertModel(config).save_pretrained(folder)
     return folder
+
+
+def with_weights(source: Path, target: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Path:
+    """Copy a model with other weights beside the same configuration."""
+    shutil.copytree(source, target)
+    weights = change(load_file(target / "model.safetensors"))
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def with_config(source: Path, target: Path, **changed: Any) -> Path:
+    """Copy a model with another configuration beside the same weights."""
+    shutil.copytree(source, target)
+    config = json.loads((target / "config.json").read_text(encoding="utf-8"))
+    (target / "config.json").write_text(json.dumps({**config, **changed}), encoding="utf-8")
+    return target

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -17,8 +18,8 @@ from mmsa_core.cache import user_cache
 from mmsa_core.config import fingerprint
 from mmsa_core.data.npz import NpzSource, write_arrays
 from mmsa_core.data.source import SPLITS, UNLABELED, Overlay, Source
-from mmsa_core.errors import UserError
-from mmsa_core.pretrained import content_hash, find_text_model, load_body, load_tokenizer
+from mmsa_core.errors import UserError, nearest
+from mmsa_core.pretrained import content_hash, find_text_model, load_body, load_tokenizer, tokenize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,8 @@ TEXT_MODEL = "text_model"
 PART = 256
 """Texts per part: what an interruption can cost."""
 BATCH = 32
+CACHE_VERSION = 2
+"""Raised when features that were cached before are not to be trusted any more; 2 checks them before they are kept."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,31 @@ class TextModel:
     content: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        for key in ("name", "content"):
+            if not isinstance(value := getattr(self, key), str):
+                raise UserError(f"text model: {key} must be text, got {value!r}; write it in quotes")
         if self.pooling not in get_args(Pooling):
             raise UserError(f"text pooling: must be one of {', '.join(get_args(Pooling))}, got {self.pooling!r}")
+        if type(self.layer) is not int:
+            raise UserError(f"text layer: must be a whole number, -1 for the last, got {self.layer!r}")
+
+    @staticmethod
+    def from_dict(record: Any, place: str) -> TextModel:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            UserError: it is no mapping, lacks the name, has an unknown key, or a value of the wrong type.
+        """
+        known = [f.name for f in fields(TextModel)]
+        if not isinstance(record, dict) or "name" not in record:
+            raise UserError(f"{place}: must be a mapping with a name, got {str(record)[:60]!r}")
+        for key in record:
+            if key not in known:
+                raise UserError(f"{place}: unknown key {key!r}{nearest(key, known)}")
+        try:
+            return TextModel(**record)
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from None
 
     def found(self) -> TextModel:
         """Return the record with its content.
@@ -96,7 +122,7 @@ def with_text_features(
     if (count := _unlabeled(source)) > 0:
         texts[UNLABELED] = _texts(source, UNLABELED) if f"{UNLABELED}/raw_text" in source.keys else [""] * count
     model = model.found()
-    digest = hashlib.blake2b(json.dumps([model.content, texts]).encode(), digest_size=12).hexdigest()
+    digest = hashlib.blake2b(json.dumps([CACHE_VERSION, model.content, texts]).encode(), digest_size=12).hexdigest()
     folder = (user_cache() if cache is None else cache) / "text"
     file = folder / f"{digest}.npz"
     if not file.exists():
@@ -123,9 +149,10 @@ def read_text_model(source: Source) -> TextModel | None:
         return None
     text = str(source.read(TEXT_MODEL))
     try:
-        return TextModel(**json.loads(text))
-    except (ValueError, TypeError) as error:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{source.place}: {TEXT_MODEL} is damaged ({error}); make the features again") from error
+    return TextModel.from_dict(record, f"{source.place}: {TEXT_MODEL}")
 
 
 def write_with_text_features(source: Source, target: Path, model: TextModel, on_progress: OnProgress) -> None:
@@ -161,7 +188,9 @@ def _in_parts(texts: Sequence[str], model: TextModel, folder: Path, on_progress:
     for start in range(0, len(texts), PART):
         part, file = texts[start : start + PART], folder / f"{start:07d}.npz"
         if not file.exists():
-            frozen = frozen or _Frozen(model)
+            if frozen is None:
+                frozen = _Frozen(model)
+                frozen.check_repeats(part[:BATCH])
             made = frozen(part)
             lengths = np.array([len(r) for r in made])
             write_arrays(file, {"rows": np.concatenate(made), "lengths": lengths})
@@ -182,41 +211,76 @@ class _Frozen:
         self.tokenizer: Any = load_tokenizer(folder)
         body: Any = load_body(folder)
         self.body = body.to(self.device)
-        self.pooling, self.layer = model.pooling, model.layer
+        self.inputs = inspect.signature(body.forward).parameters
+        self.name, self.pooling, self.layer = model.name, model.pooling, model.layer
         layers = int(body.config.num_hidden_layers)
         if not -layers - 1 <= model.layer <= layers:
             raise UserError(f"text model {model.name!r}: has layers 0 to {layers}, got {model.layer}")
-        self.longest = min(self.tokenizer.model_max_length, getattr(body.config, "max_position_embeddings", 512))
 
     def __call__(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        """Return the features [t, d] of every text, the longest batch first to last of like lengths."""
+        """Return the features [t, d] of every text, the longest batch first to last of like lengths.
+
+        Raises:
+            UserError: the model fails on a text, or does not give it finite features of one width.
+        """
         if not texts:
             return []
-        tokens = self.tokenizer(list(texts), truncation=True, max_length=self.longest)
+        tokens = tokenize(self.tokenizer, texts, self.tokenizer.model_max_length)
         lengths = np.array([len(ids) for ids in tokens["input_ids"]])
         rows: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * len(texts)
         for chosen in np.split(np.argsort(lengths, kind="stable"), range(BATCH, len(texts), BATCH)):
             batch = self.tokenizer.pad({n: [v[i] for i in chosen] for n, v in tokens.items()}, return_tensors="pt")
             for i, row in zip(chosen, self._rows(batch.to(self.device)), strict=True):
                 rows[i] = row if texts[i].strip() else row[:0]
+        self._check(rows)
         return rows
 
     def _rows(self, batch: Any) -> list[NDArray[np.float32]]:
         import torch
 
-        with torch.inference_mode():
-            states: Tensor = self.body(**batch, output_hidden_states=True).hidden_states[self.layer]
+        inputs = {n: v for n, v in batch.items() if n in self.inputs}
+        try:
+            with torch.inference_mode():
+                states: Tensor = self.body(**inputs, output_hidden_states=True).hidden_states[self.layer]
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:  # e.g. more tokens than positions
+            reason = " ".join(str(error).split())[:200].rstrip(".")
+            raise UserError(f"text model {self.name!r}: fails on a text ({reason}); take another model") from error
         mask = batch["attention_mask"][:, :, None]
         if self.pooling == "tokens":
             return [s[: int(n)].cpu().numpy() for s, n in zip(states, mask.sum((1, 2)), strict=True)]
         pooled = states[:, 0] if self.pooling == "cls" else (states * mask).sum(1) / mask.sum(1)
         return list(pooled[:, None].cpu().numpy())
 
+    def check_repeats(self, texts: Sequence[str]) -> None:
+        """Check that the features of some texts are the same twice.
+
+        Raises:
+            UserError: they are not.
+        """
+        once, twice = self(texts), self(texts)
+        if not all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(once, twice, strict=True)):
+            raise UserError(f"text model {self.name!r}: its features differ from pass to pass; save it again")
+
+    def _check(self, rows: Sequence[NDArray[np.float32]]) -> None:
+        """Check features before anything is made of them, or kept."""
+        sound = len({row.shape[1] for row in rows}) == 1 and all(np.isfinite(row).all() for row in rows)
+        if not sound:
+            raise UserError(
+                f"text model {self.name!r}: its features are not finite; take another model or layer, or save it again"
+            )
+
 
 def _stacked(rows: Sequence[NDArray[Any]], dtype: type[np.floating[Any]]) -> NDArray[Any]:
-    """Return rows [t, d] of unequal t as one zero-padded array [N, T, d]."""
+    """Return rows [t, d] of unequal t as one zero-padded array [N, T, d].
+
+    Raises:
+        UserError: a value is too large for ``dtype``.
+    """
     longest = max(1, max((len(r) for r in rows), default=1))
     made = np.zeros((len(rows), longest, max((r.shape[1] for r in rows), default=1)), dtype)
-    for i, row in enumerate(rows):
-        made[i, : len(row)] = row
+    with np.errstate(over="ignore"):
+        for i, row in enumerate(rows):
+            made[i, : len(row)] = row
+    if not np.isfinite(made).all():
+        raise UserError(f"text pooling: features reach beyond {made.dtype}; take pooling mean or cls, or another layer")
     return made

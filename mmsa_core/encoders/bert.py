@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmsa_core.errors import UserError
 from mmsa_core.noise import Dropout
 from mmsa_core.plugin import PretrainedEncoder, hyper
-from mmsa_core.pretrained import find_text_model, load_body, load_tokenizer
+from mmsa_core.pretrained import find_text_model, load_body, load_tokenizer, tokenize
 from mmsa_core.tensors import Features
 
 CHUNK = 8
@@ -68,7 +68,7 @@ class Bert(PretrainedEncoder):
         tokenizer = load_tokenizer(find_text_model(settings["model"]))
         if raw_text:
             longest = min(settings["max_length"], tokenizer.model_max_length)
-            made = tokenizer(list(raw_text), truncation=True, max_length=longest, padding=True)
+            made = tokenize(tokenizer, raw_text, longest, padding=True)
             mask = np.array(made["attention_mask"], bool) & np.array([[bool(t.strip())] for t in raw_text])
             ids = np.array(made["input_ids"])
             types = np.array(made["token_type_ids"]) if "token_type_ids" in made else np.zeros_like(ids)
@@ -113,11 +113,14 @@ def _freeze(body: nn.Module, count: int) -> None:
     depth = int(body.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]  # transformers' own
     if not 0 <= count <= depth:
         raise UserError(f"encoders.text.freeze: must lie in 0..{depth}, so that a layer is left to train, got {count}")
-    layers = next(m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
-    if count > 0:
-        body.requires_grad_(False)
-        for layer in layers[count - 1 :]:
-            layer.requires_grad_(True)
+    if count == 0:
+        return
+    layers = next((m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m) == depth), None)
+    if layers is None:  # ALBERT's share their weights
+        raise UserError(f"encoders.text.freeze: must be 0, for the model's {depth} layers share weights, got {count}")
+    body.requires_grad_(False)
+    for layer in layers[count - 1 :]:
+        layer.requires_grad_(True)
 
 
 def _check_vocabulary(ids: NDArray[np.int64], tokenizer: Any, model: str) -> None:

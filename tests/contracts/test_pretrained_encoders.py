@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmsa_core import registry
+from mmsa_core.encoders.bert import Bert
 from mmsa_core.errors import UserError
 from mmsa_core.plugin import PretrainedEncoder
 from mmsa_core.pretrained import load_body, load_tokenizer
@@ -141,3 +142,15 @@ def test_refusals(name: str, tiny_bert: Path) -> None:
 def test_card_names_its_source(name: str) -> None:
     card = registry.card("encoders", name)
     assert card.source and card.summary.endswith(".") and len(card.summary) < 200
+
+
+def test_layers_that_share_weights_cannot_be_frozen_one_by_one(tmp_path: Path) -> None:
+    from transformers import AlbertConfig, AlbertModel
+
+    config = AlbertConfig(
+        vocab_size=16, embedding_size=8, hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=8
+    )
+    AlbertModel(config).save_pretrained(tmp_path)
+    assert Bert(1, model=str(tmp_path), freeze=0).dim == 8
+    with pytest.raises(UserError, match=r"freeze: must be 0, for the model's 3 layers share weights, got 1"):
+        Bert(1, model=str(tmp_path), freeze=1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from mmsa_core.data.source import ArraySource
 from mmsa_core.data.text import Pooling, TextModel, embed, with_text_features, write_with_text_features
 from mmsa_core.errors import UserError
 from mmsa_core.pretrained import load_body, load_tokenizer
-from tests.text_models import SENTENCES, save_tiny_bert
+from tests.text_models import SENTENCES, save_tiny_bert, with_weights
 
 SIZES = {"train": 9, "valid": 4, "test": 5}
 
@@ -112,6 +115,60 @@ def test_an_interrupted_computation_goes_on(tiny_bert: Path, tmp_path: Path, mon
     )
 
 
+def test_what_was_cached_unchecked_is_made_again(tiny_bert: Path, tmp_path: Path) -> None:
+    """Before there was a version, the name of a file in the cache was the hash of the model's content and the texts."""
+    source, model = ArraySource("data.npz", arrays()), TextModel(str(tiny_bert)).found()
+    texts = {split: arrays()[f"{split}/raw_text"].tolist() for split in SIZES}
+    digest = hashlib.blake2b(json.dumps([model.content, texts]).encode(), digest_size=12).hexdigest()
+    old: dict[str, NDArray[Any]] = {"text_model": np.array(json.dumps(model.to_dict()))}
+    for split, n in SIZES.items():
+        old |= {f"{split}/text": np.ones((n, 1, 16), np.float32), f"{split}/text_lengths": np.ones(n, np.int64)}
+    write_arrays(tmp_path / "text" / f"{digest}.npz", old)
+    made = with_text_features(source, model, cache=tmp_path)
+    np.testing.assert_allclose(made.read("train/text"), embed(arrays()["train/raw_text"].tolist(), model)[0], atol=1e-6)
+
+
+def large(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights whose features lie beyond float16."""
+    return {k: v * 1e6 if k.endswith("layer.1.output.LayerNorm.weight") else v for k, v in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda w: {f"net.{k}": v for k, v in w.items()}, "its weights do not fit its config.json"),
+        (lambda w: {k: v * 1e36 for k, v in w.items()}, "its outputs are not finite"),
+        (large, "features reach beyond float16; take pooling mean or cls"),
+    ],
+)
+def test_features_that_are_no_good_are_not_kept(tiny_bert: Path, tmp_path: Path, change: Any, sentence: str) -> None:
+    model = TextModel(str(with_weights(tiny_bert, tmp_path / "model", change)), "tokens")
+    with pytest.raises(UserError, match=sentence):
+        with_text_features(ArraySource("data.npz", arrays()), model, cache=tmp_path / "cache")
+    assert not list(tmp_path.glob("cache/text/*.npz"))
+
+
+def test_a_model_that_was_made_without_token_types(tiny_bert: Path, tmp_path: Path) -> None:
+    """DistilBERT takes none, though its tokenizer may give them."""
+    from transformers import DistilBertConfig, DistilBertModel
+
+    shutil.copytree(tiny_bert, tmp_path / "model")
+    config = DistilBertConfig(vocab_size=16, dim=16, n_layers=1, n_heads=2, hidden_dim=8, max_position_embeddings=32)
+    DistilBertModel(config).save_pretrained(tmp_path / "model")
+    values, _ = embed(SENTENCES, TextModel(str(tmp_path / "model")))
+    assert values.shape == (len(SENTENCES), 1, 16)
+
+
+def test_a_tokenizer_that_pads_on_the_left(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_bert, tmp_path / "model"))
+    tokenizer = load_tokenizer(folder)
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(folder)
+    for pooling in ("cls", "tokens"):
+        found, expected = (embed(SENTENCES, TextModel(str(f), pooling))[0] for f in (folder, tiny_bert))  # type: ignore[arg-type]  # mypy sees str
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_open_dataset_with_a_text_model(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_arrays(tmp_path / "data.npz", arrays())
@@ -157,6 +214,16 @@ def test_refusals(tiny_bert: Path, tmp_path: Path) -> None:
         embed(["good"], TextModel(str(tiny_bert), layer=3))
     with pytest.raises(UserError, match="is not the one that the features were made with"):
         embed(["good"], TextModel(str(tiny_bert), content="0123456789ab"))
+    with pytest.raises(UserError, match="text model: name must be text, got 7"):
+        TextModel(7)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="text layer: must be a whole number, -1 for the last, got 'x'"):
+        TextModel("x", layer="x")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="text 1: holds half of a character"):
+        embed(["good", "b\ud800d"], TextModel(str(tiny_bert)))
+    odd = np.array('{"name": "x", "layers": 1}')
+    write_arrays(tmp_path / "odd.npz", {**arrays(with_text=True), "text_model": odd})
+    with pytest.raises(UserError, match=r"odd.npz: text_model: unknown key 'layers'; did you mean 'layer'\?"):
+        open_dataset(tmp_path / "odd.npz")
     write_arrays(tmp_path / "broken.npz", {**arrays(with_text=True), "text_model": np.array("{")})
     with pytest.raises(UserError, match=r"broken.npz: text_model is damaged"):
         open_dataset(tmp_path / "broken.npz")

@@ -24,16 +24,23 @@ from mmsa_core.data.describe import describe
 from mmsa_core.data.npz import write
 from mmsa_core.data.source import SPLITS
 from mmsa_core.data.synthetic import planted
+from mmsa_core.data.text import TextModel, embed
+from mmsa_core.encoders.bert import Bert
 from mmsa_core.errors import UserError
+from mmsa_core.train import Objective
 from search import show
 from search.configs import read_config
 from search.confirm import read_record
 from search.export import read_model, write_model
+from search.inference import text_model
 from search.pipeline import open_run
+from search.provenance import parse_provenance
 from search.report.build import write_report
 from search.space import Space
+from search.statistics import PredictionInterval
 from search.study import StudyConfig
 from tests.fuzz import mutate, seeds
+from tests.text_models import SENTENCES
 
 ROOT = Path(__file__).parents[2]
 DAMAGED = (".json", ".yaml", ".log", ".csv", ".safetensors", ".npz")
@@ -63,6 +70,10 @@ class Fuzzer:
         self.splits = {name: _mmsa(split) for name, split in made.items()}
         self.model_folder = seeds.without_hashes(seeds.model(_made(folder / "model")))
         self.run_path = seeds.run(_made(folder / "run"))
+        self.text_models = [
+            seeds.text_model(folder / "safetensors"),
+            seeds.text_model_of_torch(folder / "torch"),
+        ]
         self.pickles = [pickle.dumps(self.splits, protocol=p) for p in range(6)]
 
     @property
@@ -73,8 +84,10 @@ class Fuzzer:
             "space": (self.space, 0.145),
             "configuration": (self.config, 0.15),
             "npz": (self.archive, 0.2),
-            "pickle": (self.pickle, 0.2),
+            "pickle": (self.pickle, 0.1),
             "model": (self.model, 0.1),
+            "provenance": (self.provenance, 0.05),
+            "text model": (self.text_model, 0.05),
             "run folder": (self.run_folder, 0.005),
         }
 
@@ -131,7 +144,29 @@ class Fuzzer:
     def model(self) -> None:
         folder = self._spoilt(self.model_folder, ("config.yaml", "provenance.json", "model.safetensors"))
         model = read_model(folder)
-        model.predict(open_dataset(self.model_folder.parent / "planted.npz", model.modalities).split("test"))
+        data = self.model_folder.parent / "planted.npz"
+        model.predict(open_dataset(data, model.modalities).split("test"))
+        with contextlib.redirect_stdout(io.StringIO()):
+            show.evaluate(folder, str(data), "valid", as_json=True)
+
+    def provenance(self) -> None:
+        sound = json.loads((self.model_folder / "provenance.json").read_text("utf-8"))
+        sound["text_model"] = TextModel("bert-base-uncased", content="0123456789ab").to_dict()
+        path = self._file("provenance.json", mutate.record(sound, self.rng))
+        record = parse_provenance(path.read_bytes(), path)
+        text_model(record)
+        PredictionInterval(**record["interval"]).half(np.zeros((2, 3), np.float32))
+        Objective(record["metric"], record["convention"]).sign  # noqa: B018 (it looks the metric up)
+
+    def text_model(self) -> None:
+        source = self.rng.choice(self.text_models)
+        names = sorted(p.name for p in source.iterdir())
+        folder = self._spoilt(source, names)
+        if (hostile := folder / "pytorch_model.bin").exists() and self.rng.random() < 0.1:
+            hostile.write_bytes(mutate.hostile(self.splits, self.rng))
+        values, _ = embed(SENTENCES, TextModel(str(folder)))
+        assert np.isfinite(values).all()
+        Bert.tokens(SENTENCES, None, {"model": str(folder), "max_length": 8})
 
     def run_folder(self) -> None:
         files = [p.relative_to(self.run_path) for p in self.run_path.rglob("*") if p.is_file()]

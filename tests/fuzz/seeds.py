@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file
 
 from mmsa_core.config import MemberConfig
 from mmsa_core.data.synthetic import write_planted
@@ -18,6 +19,7 @@ from search.populations import Source
 from search.worker import Worker
 from search.yaml_io import write_yaml
 from tests.search.tiny import drain, study
+from tests.text_models import save_tiny_bert
 
 
 class Inline:
@@ -48,6 +50,19 @@ def without_hashes(model: Path) -> Path:
     del facts["files"]
     (model / "provenance.json").write_text(json.dumps(facts), encoding="utf-8")
     return model
+
+
+def text_model(folder: Path) -> Path:
+    """Write a small BERT with its tokenizer."""
+    return save_tiny_bert(folder)
+
+
+def text_model_of_torch(folder: Path) -> Path:
+    """Write a small BERT whose weights are in torch's format."""
+    save_tiny_bert(folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
 
 
 def run(folder: Path) -> Path:

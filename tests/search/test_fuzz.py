@@ -8,7 +8,7 @@ import pytest
 
 from tests.fuzz.readers import Fuzzer
 
-KINDS = ("study", "space", "configuration", "npz", "pickle", "model", "run folder")
+KINDS = ("study", "space", "configuration", "npz", "pickle", "model", "provenance", "text model", "run folder")
 
 
 @pytest.fixture(scope="module")

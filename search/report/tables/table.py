@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from search.report.collect import RunRecord, TrialRecord
+from search.spreadsheet import cell
 from search.statistics import Estimate
 
 MAX_ROWS = 20
@@ -49,8 +50,11 @@ class Table:
         return "\n".join([*note, *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
     def csv(self) -> str:
-        """Return the frame, unrounded."""
-        return self.frame.to_csv(index=False) if len(self.frame.columns) else "\n"
+        """Return the frame, unrounded; what of its text would be a formula has an apostrophe in front."""
+        if not len(self.frame.columns):
+            return "\n"
+        safe = self.frame.rename(columns=cell).map(lambda v: cell(v) if isinstance(v, str) else v)
+        return safe.to_csv(index=False)
 
 
 def escape(text: str) -> str:
