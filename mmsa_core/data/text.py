@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -211,7 +210,6 @@ class _Frozen:
         self.tokenizer: Any = load_tokenizer(folder)
         body: Any = load_body(folder)
         self.body = body.to(self.device)
-        self.inputs = inspect.signature(body.forward).parameters
         self.name, self.pooling, self.layer = model.name, model.pooling, model.layer
         layers = int(body.config.num_hidden_layers)
         if not -layers - 1 <= model.layer <= layers:
@@ -238,10 +236,9 @@ class _Frozen:
     def _rows(self, batch: Any) -> list[NDArray[np.float32]]:
         import torch
 
-        inputs = {n: v for n, v in batch.items() if n in self.inputs}
         try:
             with torch.inference_mode():
-                states: Tensor = self.body(**inputs, output_hidden_states=True).hidden_states[self.layer]
+                states: Tensor = self.body(**batch, output_hidden_states=True).hidden_states[self.layer]
         except (RuntimeError, IndexError, TypeError, ValueError) as error:  # e.g. more tokens than positions
             reason = " ".join(str(error).split())[:200].rstrip(".")
             raise UserError(f"text model {self.name!r}: fails on a text ({reason}); take another model") from error
