@@ -33,6 +33,7 @@ from search.configs import read_config
 from search.confirm import read_record
 from search.export import read_model, write_model
 from search.inference import text_model
+from search.opening import read_opening
 from search.pipeline import open_run
 from search.provenance import parse_provenance
 from search.report.build import write_report
@@ -172,7 +173,7 @@ class Fuzzer:
         files = [p.relative_to(self.run_path) for p in self.run_path.rglob("*") if p.is_file()]
         chosen = [str(f) for f in sorted(files) if f.suffix in DAMAGED and f.parts[0] != "report"]
         folder = self._spoilt(self.run_path, chosen)
-        verb = self.rng.choice([_status, write_report, _export])
+        verb = self.rng.choice([_status, write_report, _export, _opening])
         with contextlib.redirect_stdout(io.StringIO()):
             verb(folder)
 
@@ -215,6 +216,10 @@ def _export(run: Path) -> None:
     opened, record = open_run(run), read_record(run / "confirm")
     if record is not None:
         write_model(opened, record)
+
+
+def _opening(run: Path) -> None:
+    read_opening(run / "confirm")
 
 
 def _texts(pattern: str) -> list[str]:

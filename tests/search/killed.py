@@ -38,7 +38,7 @@ def process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
 
 def ended(made: BaseProcess) -> int | None:
     """Wait for a process and return its exit code: -9 where it was killed."""
-    made.join(timeout=120)
+    made.join()
     return made.exitcode
 
 

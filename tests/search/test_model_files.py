@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,10 @@ def export_on(trained: Path, folder: Path, count: Path, whole: bool) -> None:
                 file.write(b".")
 
 
+def size(count: Path) -> int:
+    return count.stat().st_size if count.exists() else 0
+
+
 def read_on(trained: Path, folder: Path, stop: Path, found: Path) -> None:
     """Read the model over and over, and write down what was there: a model, no model, or what must not be."""
     source, seen = read_model(trained), Counter[str]()
@@ -76,13 +81,14 @@ def test_a_reader_never_sees_a_mixed_model(trained: Path, tmp_path: Path, whole:
     shutil.copytree(trained, folder)
     write(folder, read_model(trained), 1)
     reader = killed.process(read_on, trained, folder, stop, found)
-    draws, kills = random.Random(0), 0
-    while not count.exists() or count.stat().st_size < EXPORTS or kills < KILLS:
+    draws = random.Random(0)
+    for _ in range(KILLS):
+        goal = size(count) + EXPORTS // KILLS
         writer = killed.process(export_on, trained, folder, count, whole)
-        writer.join(timeout=draws.uniform(0.2, 0.6))
+        while size(count) < goal and writer.is_alive():
+            time.sleep(draws.uniform(0.0, 0.02))
         writer.kill()
         assert killed.ended(writer) == -9
-        kills += 1
     stop.touch()
     assert killed.ended(reader) == 0
     seen = json.loads(found.read_text(encoding="utf-8"))
