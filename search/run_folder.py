@@ -23,7 +23,7 @@ from search.records import read_json
 from search.same_study import check_same
 from search.storage import without_password
 from search.study import StudyConfig
-from search.study_claim import end_claimant, give_up_claim, take_claim
+from search.study_claim import Claim, end_claimant, take_claim
 from search.trial_files import write_trial
 from search.yaml_io import write_yaml
 
@@ -37,7 +37,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: IO[bytes] | None = None
-        self._claim: IO[bytes] | None = None
+        self._claim: Claim | None = None
         self._driver: int | None = None
         self._identity: Identity | None = None
 
@@ -181,7 +181,7 @@ class RunFolder:
     def release_study(self) -> None:
         """Let another process claim the study."""
         if self._claim is not None:
-            give_up_claim(self._claim)
+            self._claim.give_up()
             self._claim = None
 
     # ---- files ---------------------------------------------------------------------------------------------------

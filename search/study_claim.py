@@ -14,6 +14,7 @@ import json
 import os
 import struct
 import time
+import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -33,30 +34,40 @@ PATIENCE, PAUSE = 5.0, 0.05
 """Seconds to wait for a process that is about to give the claim up, or to write its record."""
 
 
-def take_claim(path: Path, folder: str) -> IO[bytes]:
-    """Claim the study of the folder of this name for this process; to close the file gives it up.
+class Claim:
+    """A study that this process has claimed; it is given up with the object at the latest."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._close = weakref.finalize(self, os.close, descriptor)
+
+    def give_up(self) -> None:
+        """Let another process claim the study."""
+        os.ftruncate(self._descriptor, 0)
+        self._close()
+
+
+def take_claim(path: Path, folder: str) -> Claim:
+    """Claim the study of the folder of this name for this process.
 
     Raises:
         UserError: another process holds it, or the file is not ours.
     """
-    with ExitStack() as opened:
-        file = opened.enter_context(open(path, "a+b", buffering=0, opener=open_own))
-        _record(file)  # whatever else it holds is not overwritten
-        until = time.monotonic() + PATIENCE
-        while not _try(file):
-            if time.monotonic() > until:
-                raise _held(path, _holder(file))
-            time.sleep(PAUSE)
-        file.truncate(0)
-        file.write(json.dumps({"folder": folder, **this_process()}).encode("utf-8"))
-        opened.pop_all()
-        return file
-
-
-def give_up_claim(file: IO[bytes]) -> None:
-    """Let another process claim the study."""
-    file.truncate(0)
-    file.close()
+    with ExitStack() as failed:
+        descriptor = open_own(str(path), os.O_RDWR | os.O_CREAT)
+        failed.callback(os.close, descriptor)
+        with open(descriptor, "r+b", buffering=0, closefd=False) as file:
+            _record(file, path)  # whatever else it holds is not overwritten
+            until = time.monotonic() + PATIENCE
+            while not _try(file):
+                if time.monotonic() > until:
+                    raise _held(path, _holder(file))
+                time.sleep(PAUSE)
+            file.truncate(0)
+            file.seek(0)
+            file.write(json.dumps({"folder": folder, **this_process()}).encode("utf-8"))
+        failed.pop_all()
+        return Claim(descriptor)
 
 
 def end_claimant(path: Path, folder: str) -> None:
@@ -70,10 +81,10 @@ def end_claimant(path: Path, folder: str) -> None:
     if not os.path.lexists(path):
         return
     with open(path, "r+b", buffering=0, opener=open_own) as file:
-        _record(file)  # a file that is not ours is found before work begins
+        _record(file, path)  # a file that is not ours is found before work begins
         until = time.monotonic() + PATIENCE
         while (pid := _holder(file)) is not None:
-            record = _record(file)
+            record = _record(file, path)
             if record is not None and (record["pid"], record["folder"]) == (pid, folder) and is_here(record):
                 with suppress(psutil.AccessDenied, psutil.TimeoutExpired):
                     end(record)
@@ -101,7 +112,7 @@ def _holder(file: IO[bytes]) -> int | None:
     return None if kind == fcntl.F_UNLCK else int(pid)
 
 
-def _record(file: IO[bytes]) -> Mapping[str, Any] | None:
+def _record(file: IO[bytes], path: Path) -> Mapping[str, Any] | None:
     """Return the claimant's record, or None where it has written none or given up."""
     file.seek(0)
     text, fix = file.read(4096), "move that file away"
@@ -112,6 +123,6 @@ def _record(file: IO[bytes]) -> Mapping[str, Any] | None:
     except ValueError:
         record = None
     if not isinstance(record, dict):
-        raise UserError(f"{file.name}: holds something else than the record of a process; {fix}")
-    check_needs(record, RECORD, str(file.name), fix)
+        raise UserError(f"{path}: holds something else than the record of a process; {fix}")
+    check_needs(record, RECORD, str(path), fix)
     return record

@@ -27,7 +27,7 @@ from search.yaml_io import write_yaml
 from tests.search.tiny import study
 
 PROGRAM = [sys.executable, "-c", "from search.cli import main; main()"]
-TRIALS = 24
+TRIALS = 10
 LONG = ("rungs.epochs=[20,40]", f"budget.trials={TRIALS}", "resources.workers=1", "population=2")
 ENDED = {"COMPLETE", "PRUNED", "FAIL"}
 
@@ -108,7 +108,7 @@ def frozen(process: subprocess.Popen[str], run: str) -> Iterator[None]:
 def test_a_run_goes_on_while_its_copy_is_continued(home: Path) -> None:
     """The copied record names the process of the original, which is alive and holds the study."""
     with started("run", "study.yaml", "--out", "live", *LONG) as original:
-        until(original, lambda: told("live") >= 4)
+        until(original, lambda: told("live") >= 2)
         with frozen(original, "live"):
             shutil.copytree("live", "copy", symlinks=True)
             claim = Path("copy/.dispatcher")
