@@ -38,6 +38,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.name = ""
+        self.copied_from: tuple[str, ...] = ()
         self._lock: IO[str] | None = None
 
     # ---- opening -------------------------------------------------------------------------------------------------
@@ -197,7 +199,8 @@ class RunFolder:
         for key in now:
             if key not in FREE and key not in ("data", "seeds") and before[key] != now[key]:
                 raise UserError(
-                    f"{self.path}: holds a run with another {key}: {_short(before[key], now[key])}; give another --out"
+                    f"{self.path}: holds a run with another {key}: {_short(before[key], now[key])}; give another "
+                    f"--out, and warm_start: [{self.path}] to try its best trials first there"
                 )
         for key in ("search", "base"):
             was, wanted = before["seeds"][key], now["seeds"][key]
