@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mmsa_core.config import MemberConfig, fingerprint
 from mmsa_core.errors import UserError
@@ -29,11 +29,15 @@ from search.trials import (
     NOTE,
     ORIGIN,
     POPULATION,
+    REASON,
     FirstTrial,
     by_number,
     configuration,
     is_outside,
 )
+
+FIXED = "fixed_params"
+"""Optuna's system attribute of a trial: the parameters that it was enqueued with."""
 
 
 @dataclass
@@ -92,20 +96,30 @@ class Asker:
         """Ask for one population of at most ``most`` trials: the first one's structure is held for the others.
 
         Trials that were enqueued with another structure form populations of their own. So does a configuration from
-        outside the space, as nothing in the space has its structure.
+        outside the space, as nothing in the space has its structure. Enqueued trials that are no points of the space
+        fail, and count as asked for: there is no population where all did.
         """
         self._places.look()
         asking, view = _Asking(generation), self._sight.view()
-        seed = mix("sampler", self.config.seeds.base, view.count)
-        if not self.drivers.leads:  # two drivers that ask at once see as many trials, and must not draw the same
-            seed = mix(self.drivers.token, seed)
-        first = self._ask(seed, {}, asking, view)
+        leads = self.drivers.leads
+        for left in range(most, 0, -1):
+            seed = mix("sampler", self.config.seeds.base, view.count)
+            if not leads:  # two drivers that ask at once see as many trials, and must not draw the same
+                seed = mix(self.drivers.token, seed)
+            first = self._ask(seed, {}, asking, view)
+            if first.state == TrialState.RUNNING:
+                return self._fill(first, left - 1, seed, asking, view)
+        return []
+
+    def _fill(self, first: FrozenTrial, most: int, seed: int, asking: _Asking, view: View) -> list[list[FrozenTrial]]:
+        """Return the population of ``first`` with at most ``most`` others, and those of strays among these."""
         structure = self.space.structural(first.params)
         most_members = min(self.size, self.limit(structure))
         room = max(1, together(self.configuration(first), most_members) // self.config.seeds.search)
-        others = 0 if is_outside(first) else min(room, most) - 1
+        others = 0 if is_outside(first) else min(room - 1, most)
         asked = [first, *(self._ask(mix(seed, k), structure, asking, view) for k in range(1, others + 1))]
-        return [[t for t in asked if t.user_attrs[POPULATION]["name"] == name] for name in asking.names.values()]
+        placed = [t for t in asked if t.state == TrialState.RUNNING]
+        return [[t for t in placed if t.user_attrs[POPULATION]["name"] == name] for name in asking.names.values()]
 
     def limit(self, structure: Mapping[str, Any]) -> int:
         """Return how many members of a structure fit the device, as far as is known."""
@@ -119,7 +133,8 @@ class Asker:
             self.study.set_user_attr(LIMITS, {**known, fingerprint(dict(structure)): members})
 
     def label(self, number: int, generation: int) -> FrozenTrial:
-        """Give a trial that was asked for, and no more, its parameters and a population of its own."""
+        """Give a trial that was asked for, and no more, its parameters and a population of its own; it fails where what
+        it has is no part of a point of the space."""
         self.study.sampler = make_sampler(self.config, mix("sampler", self.config.seeds.base, number), {})
         trial = Trial(self.study, by_number(self.study, number)._trial_id)
         self._places.look()
@@ -168,12 +183,34 @@ class Asker:
         return asked
 
     def _place(self, trial: Trial, asking: _Asking) -> FrozenTrial:
-        """Draw the parameters of a trial that is there already, and give it its place in a population."""
-        if not is_outside(by_number(self.study, trial.number)):
+        """Draw the parameters of a trial that is there already, and give it its place in a population.
+
+        Other tools enqueue trials, and begin them, with parameters of any kind: one that is no point of the space fails
+        with its reason, as a trial that was trained would.
+        """
+        try:
+            config = self._drawn(trial)
+        except (UserError, ValueError) as error:  # Optuna's own, where another range or choice was drawn from
+            trial.set_user_attr(REASON, str(error))
+            self.study.tell(trial.number, state=TrialState.FAIL)
+        else:
+            trial.set_user_attr(POPULATION, self._record(trial.params, config, trial.number, asking))
+        return by_number(self.study, trial.number)
+
+    def _drawn(self, trial: Trial) -> dict[str, Any]:
+        """Draw what parameters a trial lacks and return its configuration.
+
+        Raises:
+            UserError: what it has, or was enqueued with, is no part of a point of the space.
+            ValueError: Optuna refuses its distributions.
+        """
+        known = by_number(self.study, trial.number)
+        if not is_outside(known):
+            self.space.check({**known.system_attrs.get(FIXED, {}), **known.params})
             self.space.sample(trial)
         config = self.configuration(by_number(self.study, trial.number))
-        trial.set_user_attr(POPULATION, self._record(trial.params, config, trial.number, asking))
-        return by_number(self.study, trial.number)
+        MemberConfig.from_dict(config)
+        return config
 
     def _record(
         self, params: Mapping[str, Any], config: Mapping[str, Any], number: int, asking: _Asking

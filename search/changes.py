@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+
+from search.trials import POPULATION
 
 
 class Changes:
@@ -28,11 +28,11 @@ class Changes:
 class Tally:
     """How many trials of a study there are, have begun, ended and failed, as of the last look, and which are running.
 
-    To have begun is not to wait any more."""
+    To have begun is not to wait any more, to have failed is to have been trained: a trial that was enqueued with
+    parameters outside the space has not."""
 
     def __init__(self, study: optuna.Study) -> None:
         self._changes = Changes(study)
-        self._ended: Counter[TrialState] = Counter()
         self.running: list[FrozenTrial] = []
         self.known = self.begun = self.ended = self.failed = 0
 
@@ -40,8 +40,8 @@ class Tally:
         """Count again, and return this tally."""
         found = self._changes()
         pending = [t for t in found if not t.state.is_finished()]
-        self._ended.update(t.state for t in found if t.state.is_finished())
         self.running = [t for t in pending if t.state == TrialState.RUNNING]
-        self.ended, self.failed = self._ended.total(), self._ended[TrialState.FAIL]
+        self.ended += len(found) - len(pending)
+        self.failed += sum(t.state == TrialState.FAIL and POPULATION in t.user_attrs for t in found)
         self.begun, self.known = self.ended + len(self.running), self.ended + len(pending)
         return self

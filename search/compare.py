@@ -25,6 +25,7 @@ from mmsa_core.errors import UserError
 from mmsa_core.metrics import objective_rows
 from search.configs import modules
 from search.confirm import read_record
+from search.fingerprints import check_folder
 from search.members import Candidate, Confirmed, load
 from search.report.wording import interval, label, number, read
 from search.run_folder import RunFolder
@@ -124,6 +125,7 @@ def read_run(path: Path) -> Finished:
     if record is None:
         raise UserError(f"{path}: nothing is confirmed yet; run or confirm first")
     study, space, facts = open_study(config, folder), config.search_space(), folder.facts()
+    check_folder(study, config, folder)
     trial = recorded_trial(study, record["winner"])
     candidate = Candidate(f"trial {trial.number}", configuration(trial, space, config.rungs.epochs[-1]))
     members = load(path / "confirm", candidate, record["seeds"], states=False)

@@ -21,6 +21,7 @@ from mmsa_core.cost import Cost
 from search.asking import Asker
 from search.changes import Tally
 from search.drivers import Drivers
+from search.outsiders import refuse_unusable
 from search.overhead import overhead, timed
 from search.populations import Outcome, Reply, Result, Slot, Task, Wait, split_task
 from search.processes import same_process
@@ -45,8 +46,6 @@ from search.trials import (
 
 GENERATION = 4
 """Populations asked for together in deterministic mode; more workers than this would idle there."""
-SETTLE = 0.5
-"""Seconds until drivers that begin a shared study at once have seen each other, so that one of them leads."""
 BREAKER_TRIALS = 8
 """Trials that must have ended before the failure rate can stop a study."""
 
@@ -71,8 +70,10 @@ class Ledger:
         size: int,
         deterministic: bool = False,
         first: Sequence[FirstTrial] = (),
+        driver: Mapping[str, Any] | None = None,
     ) -> None:
-        """``size`` is the number of members in a population; ``first`` are tried after the baseline of a new study."""
+        """``size`` is the number of members in a population; ``first`` are tried after the baseline of a new study;
+        ``driver`` is the process that trials are owned by: this one where None."""
         self.config = config
         self.space = space
         self.folder = folder
@@ -80,8 +81,8 @@ class Ledger:
         self.deterministic = deterministic
         folder.claim_study()
         self.study = open_study(config, folder)
-        populations = GENERATION if deterministic else 1
-        self.drivers = Drivers(self.study, folder.path, populations * size)
+        refuse_unusable(self.study, space)
+        self.drivers = Drivers(self.study, config, folder, asked_at_once(size, deterministic), driver)
         self.asker = Asker(self.study, config, space, self.drivers, size)
         self.pruner = make_pruner(config)
         self.tally = Tally(self.study)
@@ -92,12 +93,9 @@ class Ledger:
         self._started = time.monotonic()
         self.spent = float(self.study.user_attrs.get(OVERHEAD, 0.0))
         self._seconds_before = float(self.study.user_attrs.get(SECONDS, 0.0))
-        if not self._all() and config.storage not in ("journal", "sqlite"):
-            time.sleep(SETTLE)
+        self._first = first
         if self.drivers.leads:
-            if not self._all():
-                self.asker.begin(first)
-            self._adopt()
+            self._lead()
 
     @property
     def path(self) -> Path:
@@ -110,9 +108,9 @@ class Ledger:
         """Return a population to train: one that was left behind, else newly asked trials of one structure."""
         if self._draining:
             return None
-        self.drivers.beat()
+        self.drivers.refuse_copy()
         if not self._queue and self.drivers.leads:
-            self._adopt()
+            self._lead()
         if not self._queue and self._may_ask():
             if not self.deterministic:
                 self._ask(self.asker.generation())
@@ -209,7 +207,6 @@ class Ledger:
 
     def status(self) -> dict[str, Any]:
         """Return the study's progress, without its trials."""
-        self.drivers.beat()
         found = summary(self.study, self.config, running=True, trials=False)
         found["used"]["seconds"] = self._seconds()
         found["overhead"] = overhead(self.spent, found["used"]["trials"], self._seconds())
@@ -222,15 +219,13 @@ class Ledger:
 
     def ready(self) -> bool:
         """Tell whether there is something to hand out now, or only when another driver is done or dead."""
-        self.drivers.beat()
         if not self._queue and self.drivers.leads:
-            self._adopt()
+            self._lead()
         return bool(self._queue) or self._may_ask()
 
     def close(self) -> None:
-        """Record the time used, and leave the study to other drivers, and to another process of this one."""
+        """Record the time used, and let another process of this driver take over."""
         self._save_seconds()
-        self.drivers.leave()
         self.folder.release_study()
 
     # ---- populations as tasks ------------------------------------------------------------------------------------
@@ -277,6 +272,12 @@ class Ledger:
 
     # ---- taking up what a dead driver left -----------------------------------------------------------------------
 
+    def _lead(self) -> None:
+        """Begin the study if nobody has, and take up what dead drivers left."""
+        if self.tally.look().known == 0:
+            self.asker.begin(self._first)
+        self._adopt()
+
     def _adopt(self) -> None:
         """Queue the RUNNING trials of drivers that are gone: by population, with its finished trials where a checkpoint
         still holds their place; trials without a population were asked for but not labelled yet."""
@@ -299,8 +300,10 @@ class Ledger:
                 kept = trials if self.folder.checkpoint(name).exists() else orphans
                 self._readopt(kept)
         generation = self.asker.generation()
-        for t in unlabelled:
-            self._enqueue([self.asker.label(t.number, generation)])
+        labelled = [self.asker.label(t.number, generation) for t in unlabelled]
+        for t in labelled:
+            if t.state == TrialState.RUNNING:
+                self._enqueue([t])
 
     def _readopt(self, trials: Sequence[FrozenTrial]) -> None:
         for t in trials:
@@ -378,7 +381,13 @@ class Ledger:
 
     def _spent(self) -> bool:
         minutes = self.config.budget.minutes
-        return self._trials_left() <= 0 or (minutes is not None and self._seconds() >= 60 * minutes)
+        late = minutes is not None and self._seconds() >= 60 * minutes
+        return self._trials_left() <= 0 or late or self.drivers.is_over()
+
+
+def asked_at_once(size: int, deterministic: bool) -> int:
+    """Return how many trials a driver may ask for at a time, in populations of ``size`` members."""
+    return size * (GENERATION if deterministic else 1)
 
 
 def _has_owner(trial: FrozenTrial, drivers: Sequence[Mapping[str, Any]]) -> bool:

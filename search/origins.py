@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from search.trials import INTERACTIONS, SEARCH, WARM_START
+from search.trials import ADDED, INTERACTIONS, SEARCH, WARM_START
 
 NAMES = {WARM_START: "taken from other runs", INTERACTIONS: "advised by the data's interactions"}
 
@@ -25,7 +25,11 @@ def origin_sentences(origins: Mapping[str, Mapping[str, Any]], metric: str, sign
         found += [_gain(NAMES[origin], group, own, metric, sign)] if group["trials"] else []
         found += [f"{note}." for note in (*group["notes"], *(f"dropped: {d}" for d in group["dropped"]))]
     values = [(sign * g["best"], g["number"]) for g in origins.values() if g["best"] is not None]
-    return [*found, f"The best value of all was reached by trial {min(values)[1]}."] if found and values else found
+    found += [f"The best value of all was reached by trial {min(values)[1]}."] if found and values else []
+    if ADDED in origins:
+        count = origins[ADDED]["trials"]
+        found.append(f"{count} trial{' was' if count == 1 else 's were'} added by other tools and left out.")
+    return found
 
 
 def _gain(name: str, group: Mapping[str, Any], own: Mapping[str, Any], metric: str, sign: float) -> str:

@@ -26,23 +26,25 @@ from mmsa_core.loader import SplitTensors
 from mmsa_core.model import complete
 from mmsa_core.population import stackable
 from mmsa_core.tensors import own_device
-from search import confirm, explain, export, holistic, interactions, opening, priors, warm_start
+from search import confirm, explain, export, fingerprints, holistic, interactions, opening, priors, warm_start
 from search.bench import population_size
 from search.configs import modules
+from search.drivers import FOLDER_STORAGES
 from search.engine import Engine, Placement
 from search.explain.marginals import Trials
 from search.explain.measure import Measure
 from search.explain.stage import explained
 from search.explain.switches import Switch, removals, switches
 from search.judgement import judge
-from search.ledger import Ledger
+from search.ledger import Ledger, asked_at_once
 from search.members import Candidate, drop_weights, load
 from search.model_files import check_replaceable
 from search.opening import Opening
-from search.progress import TextProgress
+from search.progress import TextProgress, over_budget
 from search.race import Race, Rounds, at_once, lean
 from search.report.build import write_report
 from search.run_folder import RunFolder
+from search.session import Session
 from search.space import Space
 from search.study import StudyConfig
 from search.trials import (
@@ -50,6 +52,7 @@ from search.trials import (
     baseline_trial,
     best_trial,
     configuration,
+    is_added,
     is_outside,
     leaders,
     open_study,
@@ -62,10 +65,6 @@ OnStatus = Callable[[Mapping[str, Any]], None]
 
 class NothingFinishedError(Exception):
     """No trial of the study is complete."""
-
-
-class HandedOverError(Exception):
-    """The search is over, and another driver that shares the study does the rest."""
 
 
 class InterruptedStudyError(Exception):
@@ -143,6 +142,9 @@ def open_new(config: StudyConfig, source: Path, out: Path, dry: bool = False) ->
         "text_model": export.made_by(opened.data),
         "device": device,
     }
+    if opened.config.storage not in FOLDER_STORAGES and not (out / "resolved.yaml").exists():
+        own = fingerprints.of_run(opened.config, facts, out)
+        fingerprints.check(open_study(opened.config, folder), own)  # while there is no run folder yet
     folder.start(opened.config, source, facts)
     return opened
 
@@ -160,7 +162,7 @@ def open_run(path: Path, overrides: Sequence[str] = ()) -> Opened:
     """Open a run folder to do its later stages again, with other settings.
 
     Raises:
-        UserError: this is no run folder, or its data has changed.
+        UserError: this is no run folder, its data has changed, or its study is of other data or settings.
     """
     return _open_again(RunFolder(path), overrides)
 
@@ -182,6 +184,7 @@ def _open_again(folder: RunFolder, overrides: Sequence[str]) -> Opened:
     fingerprint = opened.data.fingerprint()
     if folder.facts()["data_fingerprint"] != fingerprint:
         raise UserError(f"{opened.data.path}: the data has changed since the run (fingerprint now {fingerprint})")
+    fingerprints.check_folder(open_study(opened.config, folder), opened.config, folder)
     return opened
 
 
@@ -226,15 +229,19 @@ def run(opened: Opened, deterministic: bool, on_status: OnStatus) -> dict[str, A
     """Run all stages and return the confirmation's record; the run folder is let go at the end.
 
     Raises:
+        HandedOverError: another driver that shares the study does what follows the search, or has done it.
         InterruptedStudyError: stopped by a signal; nothing is lost.
         NothingFinishedError: no trial is complete.
-        UserError: the study cannot be deterministic.
+        UserError: the study cannot be deterministic, or holds trials of other data, space or settings.
     """
-    with opened.folder.held(), Engine(Placement.of(opened.config.resources), on_status) as engine:
+    placement = Placement.of(opened.config.resources)
+    held, session = opened.folder.held(), Session(opened.config, opened.folder)
+    with held, session, Engine(placement, on_status) as engine:
         if deterministic:
             check_deterministic(opened.config)
-        message = search(opened, engine, deterministic)
-        record = _confirm_and_explain(opened, engine)
+        message = search(opened, engine, deterministic, session)
+        record = _confirm_and_explain(opened, engine, session.check_lead)
+        session.finish()
     return {**record, "message": "; ".join(filter(None, (message, record.get("message"))))}
 
 
@@ -248,10 +255,12 @@ def after_search(opened: Opened, on_status: OnStatus) -> dict[str, Any]:
         return _confirm_and_explain(opened, engine)
 
 
-def _confirm_and_explain(opened: Opened, engine: Engine) -> dict[str, Any]:
+def _confirm_and_explain(
+    opened: Opened, engine: Engine, before_test: Callable[[], None] | None = None
+) -> dict[str, Any]:
     check_replaceable(opened.folder.path / "best")
     size = opened.size()
-    record = confirm_stage(opened, engine, size)
+    record = confirm_stage(opened, engine, size, before_test)
     explain_stage(opened, engine, size, record)
     export.write_model(opened, record)
     if opened.config.keep_weights == "winner":
@@ -262,23 +271,20 @@ def _confirm_and_explain(opened: Opened, engine: Engine) -> dict[str, Any]:
     return record
 
 
-def search(opened: Opened, engine: Engine, deterministic: bool) -> str:
-    """Spend what is left of the study's budget."""
+def search(opened: Opened, engine: Engine, deterministic: bool, session: Session | None = None) -> str:
+    """Spend what is left of the study's budget, as one of the study's drivers where there is a ``session``."""
     config = opened.config
     study = open_study(config, opened.folder)
-    message = ""
-    if summary(study, config, running=False, trials=False)["state"] != "finished":
+    before = summary(study, config, running=False, trials=False)
+    message = over_budget(before)
+    if before["state"] != "finished":
         size = opened.size(config.budget.trials)
         first = [] if study.get_trials(deepcopy=False) else first_trials(opened)
-        make = partial(Ledger, config, opened.space, opened.folder, size, deterministic, first)
-        status = engine.run(make, (opened.train, opened.valid))
-        message = str(status["message"])
-        leader = status["leader"]
-        if leader is not None and not engine.interrupted:
-            raise HandedOverError(
-                f"the search is over; process {leader['pid']} on {leader['host']}, which leads, confirms, explains and "
-                f"exports in its run folder {leader['folder']}"
-            )
+        driver = None if session is None else session.driver(asked_at_once(size, deterministic))
+        make = partial(Ledger, config, opened.space, opened.folder, size, deterministic, first, driver)
+        message = str(engine.run(make, (opened.train, opened.valid))["message"])
+    if session is not None:
+        session.lead_or_hand_over(lambda: engine.interrupted)
     if best_trial(study) is None and not engine.interrupted:
         why = reasons(study.get_trials(deepcopy=False))
         raise NothingFinishedError(f"no trial finished{': ' + why if why else ''}")
@@ -289,14 +295,19 @@ def search(opened: Opened, engine: Engine, deterministic: bool) -> str:
 def first_trials(opened: Opened) -> list[FirstTrial]:
     """Return what a new study tries right after the baseline: the leaders of other runs, then what the interactions of
     the training split advise."""
-    config, found = opened.config, warm_start.first_trials(opened.config, opened.space)
+    config = opened.config
+    data = opened.data.fingerprint() if config.warm_start else None
+    found = warm_start.first_trials(config, opened.space, data)
     if config.priors == "interactions":
         found += priors.first_trials(opened.space, priors.advice(opened.train), config.budget.trials)
     return found
 
 
-def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
-    """Train leaders and baseline on fresh seeds, choose the winner, and open the test split for it if it is new.
+def confirm_stage(
+    opened: Opened, engine: Engine, size: int, before_test: Callable[[], None] | None = None
+) -> dict[str, Any]:
+    """Train leaders and baseline on fresh seeds, choose the winner, and open the test split for it if it is new;
+    ``before_test`` may refuse that.
 
     An opening that was interrupted is finished as it was frozen, unless the settings now ask for another one. The
     record has a ``message`` where that is to be told.
@@ -320,6 +331,8 @@ def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
         lost = frozen is not None and not whole and frozen.inputs != inputs and frozen.is_counted(study)
         message = "an opening of the test split with other settings was interrupted and stays counted" if lost else ""
         frozen = opening.freeze(folder, asked, record)
+    if before_test is not None:
+        before_test()
     record = _open_test(opened, race, study, frozen)
     return {**record, "message": message} if message else record
 
@@ -358,7 +371,7 @@ def explain_stage(opened: Opened, engine: Engine, size: int, record: Mapping[str
     study = open_study(config, opened.folder)
     known = study.get_trials(deepcopy=False)
     baseline, winner = known[record["baseline"]], known[record["winner"]]
-    trials = Trials(known, opened.space, config.rungs.epochs[-1])
+    trials = Trials([t for t in known if not is_added(t)], opened.space, config.rungs.epochs[-1])
     found = explained(
         study,
         trials,

@@ -104,11 +104,22 @@ def counted(status: Mapping[str, Any]) -> tuple[int, int]:
     return status["used"]["trials"], status["budget"]["trials"]
 
 
+def over_budget(status: Mapping[str, Any]) -> str:
+    """Return that a budget is met which was lowered below what is done; nothing where it was not."""
+    done, total = counted(status)
+    return f"budget.trials: {total} is met, as {done} trials have ended" if done > total else ""
+
+
+def progressed(status: Mapping[str, Any], unit: str = "") -> str:
+    """Return how much is done of how much, e.g. ``3 of 6 trials``."""
+    done, total = counted(status)
+    return f"{done}{unit} (the budget of {total} is met)" if done > total else f"{done} of {total}{unit}"
+
+
 def facts(status: Mapping[str, Any]) -> dict[str, str]:
     """Return the lines of the panel."""
-    done, total = counted(status)
     speed = status["speed"]
-    found = {"done": f"{done} of {total}", "speed": f"{speed['rate']:.1f} member-epochs/s", "time left": _left(status)}
+    found = {"done": progressed(status), "speed": f"{speed['rate']:.1f} member-epochs/s", "time left": _left(status)}
     if "counts" in status:
         counts = status["counts"]
         shown = ("complete", "pruned", "failed", "running")

@@ -24,7 +24,8 @@ def check_same(path: Path, config: StudyConfig, facts: Mapping[str, Any], before
     for key in now:
         if key not in FREE and key not in ("data", "seeds") and before[key] != now[key]:
             raise UserError(
-                f"{path}: holds a run with another {key}: {_short(before[key], now[key])}; give another --out"
+                f"{path}: holds a run with another {key}: {_short(before[key], now[key])}; give another "
+                f"--out, and warm_start: [{path}] to try its best trials first there"
             )
     for key in ("search", "base"):
         was, wanted = before["seeds"][key], now["seeds"][key]

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.changes import Changes
 from search.study import StudyConfig
-from search.trials import is_outside, sign
+from search.trials import is_added, is_outside, sign
 
 HISTORY = 150
 """Ended trials that TPE sees at most: with 100 it found worse ones, with 250 none that are resolved to be better
@@ -47,7 +47,7 @@ def make_sampler(
             sampler = optuna.samplers.NSGAIISampler(seed=seed)
         else:
             sampler = optuna.samplers.RandomSampler(seed=seed)
-        if name == "tpe" or config.baseline is not None or config.objective.cost is not None:
+        if name != "random":
             sampler = PointsSampler(sampler, most_seen(config), view)
         return optuna.samplers.PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
 
@@ -64,6 +64,8 @@ def writes_nothing(config: StudyConfig) -> bool:
 
 class PointsSampler(optuna.samplers.BaseSampler):
     """Asks another sampler, which sees the trials that are points of the space, and of many only the telling ones.
+
+    What other tools added to the study need not be a point, and is left out.
 
     Optuna's relative samplers (GP, CMA-ES, NSGA-II) model the parameters that every complete trial has. A baseline from
     outside the space has none, so that they would fall back to random draws for the whole study. TPE orders pruned
@@ -127,7 +129,7 @@ class Sight:
         """Return what a sampler may see now."""
         changed = self._changes()
         self._begun += sum(t.state.is_finished() for t in changed)
-        points = [t for t in changed if not is_outside(t)]
+        points = [t for t in changed if not is_outside(t) and not is_added(t)]
         for trial in points:
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
                 insort(self._ended, trial, key=_number)

@@ -302,11 +302,11 @@ def _print_status(found: Mapping[str, Any], as_json: bool) -> None:
         return
     from mmsa_core.metrics import DIRECTIONS
     from search.origins import origin_sentences
-    from search.progress import clock
+    from search.progress import clock, progressed
 
     counts, best = found["counts"], found["best"]
     lines = [
-        f"{found['study']}: {found['state']}, {found['used']['trials']} of {found['budget']['trials']} trials "
+        f"{found['study']}: {found['state']}, {progressed(found, ' trials')} "
         f"({', '.join(f'{n} {s}' for s, n in counts.items() if n)}), {clock(found['used']['seconds'])}"
         f"{_overhead(found['overhead'])}",
         "no trial is complete yet"

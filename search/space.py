@@ -180,6 +180,16 @@ class Space:
 
         return self._build(pick)
 
+    def check(self, params: Mapping[str, Any]) -> None:
+        """Refuse parameters that cannot be part of a point, however few they are.
+
+        Raises:
+            UserError: a parameter is unknown or outside its domain.
+        """
+        leaves = self._known(params)
+        for path, value in params.items():
+            inside(leaves[path], value, Place(self.source, path))
+
     def decided(self, params: Mapping[str, Any]) -> dict[str, str]:
         """Return the choices that others decide (a strategy its fusion, say): they are no parameters of ``params``."""
         found: dict[str, str] = {}

@@ -181,9 +181,11 @@ class LeaderConfig(_Part):
 
 
 class WarmStartConfig(_Part):
-    """A run folder whose leaders are tried first; they are read when the study starts and kept with it."""
+    """A run folder whose leaders are tried first, and the fingerprint of its data; both are read when the study starts
+    and kept with it."""
 
     run: str
+    data: str | None = None
     leaders: Annotated[tuple[LeaderConfig, ...], Field(strict=False)] | None = None
 
 

@@ -36,6 +36,8 @@ CONFIG = "config"
 parameters, and so no place in what samplers and importances learn from."""
 BASELINE, WARM_START, INTERACTIONS, SEARCH = "baseline", "warm_start", "interactions", "search"
 """Origins: of trial 0, of trials taken from other runs, of advised ones, and of those that the sampler proposed."""
+ADDED = "added"
+"""Origin of trials that other tools added to the study with their values."""
 NOTE = "note"
 """User attribute of a first trial: where it is from, in words."""
 DROPPED = "dropped"
@@ -122,9 +124,10 @@ def losses(study: Directed, value: float, known: float | None) -> Point:
 def ranked(study: optuna.Study) -> list[tuple[int, FrozenTrial]]:
     """Return the complete trials, each with its front, the best first: by front, and within one by the metric.
 
-    Without a cost that is their order by the metric.
+    Without a cost that is their order by the metric. Trials that other tools added are left out.
     """
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    known = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    complete = [t for t in known if not is_added(t)]
     points = [losses(study, t.values[0], cost(t)) for t in complete]
     order = sorted(zip(ranks(points), points, range(len(points)), strict=True))
     return [(rank, complete[k]) for rank, _, k in order]
@@ -140,7 +143,7 @@ def by_metric(study: optuna.Study) -> optuna.Study:
     objective: what importances and models of the metric are made from."""
     found = optuna.create_study(direction=study.directions[0])
     for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if not is_outside(t):
+        if not is_outside(t) and not is_added(t):
             found.add_trial(
                 optuna.trial.create_trial(
                     value=score(t), params=t.params, distributions=t.distributions, user_attrs=t.user_attrs
@@ -161,6 +164,12 @@ def configuration(trial: FrozenTrial, space: Space, epochs: int) -> dict[str, An
 def is_outside(trial: FrozenTrial) -> bool:
     """Tell whether a trial carries its configuration itself instead of parameters of the space."""
     return CONFIG in trial.user_attrs
+
+
+def is_added(trial: FrozenTrial) -> bool:
+    """Tell whether another tool added a trial with its value: it was not trained here, on whatever it was measured, and
+    its parameters need not be a point of the space. Nothing is learned from such trials, and none becomes a leader."""
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and POPULATION not in trial.user_attrs
 
 
 def summary(study: optuna.Study, config: StudyConfig, running: bool, trials: bool = True) -> dict[str, Any]:
@@ -209,14 +218,14 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 
 def origins(study: optuna.Study) -> dict[str, dict[str, Any]]:
     """Return, by where configurations came from: how many trials there are, how many are complete, the best value and
-    its trial, the notes of first trials, and what was dropped of them."""
+    its trial, the notes of first trials, and what was dropped of them. Those that other tools added have no best."""
     groups: dict[str, list[FrozenTrial]] = defaultdict(list)
     for t in study.get_trials(deepcopy=False):
-        groups[str(t.user_attrs.get(ORIGIN, SEARCH))].append(t)
+        groups[ADDED if is_added(t) else str(t.user_attrs.get(ORIGIN, SEARCH))].append(t)
     dropped = study.user_attrs.get(DROPPED, [])
     found = {}
     for origin in [*groups, *(d["origin"] for d in dropped if d["origin"] not in groups)]:
-        complete = [t for t in groups[origin] if t.state == TrialState.COMPLETE]
+        complete = [t for t in groups[origin] if t.state == TrialState.COMPLETE and not is_added(t)]
         best = min(complete, key=lambda t: losses(study, t.values[0], cost(t)), default=None)
         found[origin] = {
             "trials": len(groups[origin]),

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmsa_core.config import MemberConfig
 from mmsa_core.errors import UserError
 from mmsa_core.model import complete
-from search import configs
+from search import configs, fingerprints
 from search.confirm import read_record
 from search.nearest import nearest_point, untaken
 from search.run_folder import RunFolder
@@ -36,20 +36,28 @@ def with_leaders(config: StudyConfig, folder: RunFolder) -> StudyConfig:
         known = [*folder.config(storage=config.storage).warm_start]
     if [w.run for w in known] == [w.run for w in runs]:
         runs = known
-    filled = (w if w.leaders is not None else w.model_copy(update={"leaders": leaders_of(Path(w.run))}) for w in runs)
-    return config.model_copy(update={"warm_start": tuple(filled)})
+    return config.model_copy(update={"warm_start": tuple(w if w.leaders is not None else _filled(w) for w in runs)})
+
+
+def _filled(run: WarmStartConfig) -> WarmStartConfig:
+    """Return a run with its leaders and its data's fingerprint."""
+    folder = RunFolder(Path(run.run))
+    leaders = leaders_of(folder.path)
+    data = fingerprints.of_folder(folder.config(), folder)["parts"].get("data")
+    return run.model_copy(update={"leaders": leaders, "data": data})
 
 
 def leaders_of(run: Path) -> tuple[LeaderConfig, ...]:
     """Return a run's leaders: the confirmed ones first, best first, then its best complete trials.
 
     Raises:
-        UserError: it is no run folder, or none of its trials is complete.
+        UserError: it is no run folder, not of its study, or none of its trials is complete.
     """
     folder = RunFolder(run)
     try:
         config = folder.config()
         study, space, record = open_study(config, folder), config.search_space(), read_record(run / "confirm")
+        fingerprints.check_folder(study, config, folder)
     except UserError as error:
         raise UserError(f"warm_start: {error}") from None
     confirmed: list[int] = []
@@ -72,25 +80,26 @@ def leaders_of(run: Path) -> tuple[LeaderConfig, ...]:
     )
 
 
-def first_trials(config: StudyConfig, space: Space) -> list[FirstTrial]:
+def first_trials(config: StudyConfig, space: Space, data: str | None = None) -> list[FirstTrial]:
     """Return the points of ``space`` nearest to the leaders, the best of every run first, for at most a quarter of the
-    budget.
+    budget; ``data`` is the fingerprint of the study's own, and notes say which leaders are of other data.
 
     Raises:
         UserError: a leader has none of the study's modalities.
     """
-    return [*_points(config, space)][: config.budget.trials // SHARE]
+    return [*_points(config, space, data)][: config.budget.trials // SHARE]
 
 
-def _points(config: StudyConfig, space: Space) -> Iterator[FirstTrial]:
+def _points(config: StudyConfig, space: Space, data: str | None) -> Iterator[FirstTrial]:
     for place in range(PER_RUN):
         for run in config.warm_start:
             for leader in (run.leaders or ())[place : place + 1]:
-                yield _point(run.run, leader, config, space)
+                name = f"{Path(run.run).name}, trial {leader.trial}"
+                other = ", of other data" if None not in (data, run.data) and data != run.data else ""
+                yield _point(name, other, leader, config, space)
 
 
-def _point(run: str, leader: LeaderConfig, config: StudyConfig, space: Space) -> FirstTrial:
-    name = f"{Path(run).name}, trial {leader.trial}"
+def _point(name: str, other: str, leader: LeaderConfig, config: StudyConfig, space: Space) -> FirstTrial:
     whole = MemberConfig.from_dict(leader.config, f"warm_start: {name}")
     if config.data.modalities is not None:
         whole = configs.for_modalities(whole, config.data.modalities, f"warm_start: {name}")
@@ -98,4 +107,4 @@ def _point(run: str, leader: LeaderConfig, config: StudyConfig, space: Space) ->
     params = nearest_point(space, own)
     missed, settings = untaken(own, complete(MemberConfig.from_dict(space.config(params))).to_dict())
     taken = "all of its settings" if missed == 0 else f"{settings - missed} of its {settings} settings"
-    return FirstTrial(params, WARM_START, f"{name}{' (confirmed)' if leader.confirmed else ''}: {taken} taken")
+    return FirstTrial(params, WARM_START, f"{name}{' (confirmed)' if leader.confirmed else ''}{other}: {taken} taken")

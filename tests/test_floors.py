@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 KINDS = ("encoders", "alignment", "fusion", "labels", "weighting", "strategies")
 OPTUNA = {
     "ledger", "storage", "outage", "sampling", "pruning", "changes", "asking", "draft", "drivers", "trials",
-    "opening", "explain", "export", "pipeline", "report", "doctor",
+    "leadership", "fingerprints", "outsiders", "opening", "explain", "export", "pipeline", "report", "doctor",
 }  # fmt: skip
 # A file or folder of mmsa_core and its floor; those that DESIGN.md does not name stand where their use puts them.
 FLOORS = {

@@ -18,17 +18,21 @@ from mmsa_core.errors import UserError
 from search.configs import modules
 from search.confirm import read_record
 from search.explain import read_explanation
+from search.fingerprints import check_folder
 from search.nodes import Arms, Leaf, Values
 from search.opening import OPENINGS
 from search.records import read_json
 from search.run_folder import RunFolder
 from search.study import StudyConfig
 from search.trials import (
+    ADDED,
+    POPULATION,
     REASON,
     RESULT,
     SECONDS,
     STATES,
     cost,
+    is_added,
     is_outside,
     open_study,
     origins,
@@ -156,11 +160,12 @@ def collect(folder: Path, storage: str | None = None) -> RunRecord:
     ``storage`` replaces the one in ``resolved.yaml``, which is written without its password.
 
     Raises:
-        UserError: this is no run folder, or its study cannot be opened.
+        UserError: this is no run folder, or its study cannot be opened or is of other data or settings.
     """
     run = RunFolder(folder)
     config = run.config(storage=storage)
     study, space = open_study(config, run), config.search_space()
+    check_folder(study, config, run)
     trials = tuple(_trial(t, run.trial(t.number) / CURVE) for t in study.get_trials(deepcopy=False))
     sign = 1.0 if config.objective.direction == "minimize" else -1.0
     confirm = read_record(folder / "confirm")
@@ -203,13 +208,13 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 def _trial(trial: FrozenTrial, curve: Path) -> TrialRecord:
-    result = trial.user_attrs.get(RESULT, {})
+    result, added = trial.user_attrs.get(RESULT, {}), is_added(trial)
     return TrialRecord(
         number=trial.number,
-        state=STATES[trial.state],
-        value=score(trial) if trial.state == TrialState.COMPLETE else None,
-        rungs=dict(trial.intermediate_values),
-        params=trial.params,
+        state=ADDED if added else STATES[trial.state],
+        value=score(trial) if trial.state == TrialState.COMPLETE and not added else None,
+        rungs={} if added else dict(trial.intermediate_values),
+        params=trial.params if POPULATION in trial.user_attrs else {},  # other tools' need not be of the space
         reason=_reason(trial),
         seconds=result.get("seconds"),
         parameters=result.get("parameters"),

@@ -56,7 +56,8 @@ def _stale(run: RunRecord) -> tuple[str, ...]:
 
 def _before_confirmation(run: RunRecord) -> Headline:
     ended = run.count("complete") + run.count("pruned") + run.count("failed")
-    so_far = f"{ended} of {run.config.budget.trials} trials have ended"
+    budget = run.config.budget.trials
+    so_far = f"{ended} of {budget} trials have ended" if ended <= budget else f"{ended} trials have ended"
     if not run.ranked:
         return Headline(f"No trial of {run.config.study} is complete: {so_far}.", "There is no result yet.")
     best = run.ranked[0]

@@ -267,10 +267,9 @@ def test_relative_samplers_still_model_the_space(run: Path, sampler: str) -> Non
     drain(source, pretend)
     number = source.study.ask().number
     trial = source.study.get_trials()[number]
-    inner = make_sampler(config.model_copy(update={"baseline": None}), 0, {})
-    assert inner.infer_relative_search_space(source.study, trial) == {}
     made = make_sampler(config, 0, {})
     assert isinstance(made, PointsSampler)
+    assert made._sampler.infer_relative_search_space(source.study, trial) == {}
     space = made.infer_relative_search_space(source.study, trial)
     assert {"optimizer.lr", "heads.dropout"} <= set(space)
     assert made.sample_relative(source.study, trial, space) is not None

@@ -6,6 +6,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from search.changes import Changes, Tally
+from search.trials import POPULATION
 
 
 def numbers(changes: Changes) -> list[int]:
@@ -32,13 +33,15 @@ def test_trials_are_counted_as_they_are() -> None:
     tally = Tally(found)
     states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING]
     for state in states:
-        found.add_trial(create_trial(state=state, value=1.0 if state == TrialState.COMPLETE else None))
+        value = 1.0 if state == TrialState.COMPLETE else None
+        found.add_trial(create_trial(state=state, value=value, user_attrs={POPULATION: {}}))
+    found.add_trial(create_trial(state=TrialState.FAIL))
     for _ in range(2):
         tally.look()
         counted = (tally.known, tally.begun, tally.ended, tally.failed, [t.number for t in tally.running])
-        assert counted == (5, 4, 3, 1, [3])
+        assert counted == (6, 5, 4, 1, [3]), "one that was never trained has not failed"
     found.tell(3, state=TrialState.FAIL)
     found.ask()
     tally.look()
     counted = (tally.known, tally.begun, tally.ended, tally.failed, [t.number for t in tally.running])
-    assert counted == (5, 5, 4, 2, [4])
+    assert counted == (6, 6, 5, 2, [4])

@@ -36,7 +36,7 @@ from search.populations import Outcome, Reply, Result, Source, Task, Wait
 from search.race import Race, at_once
 from search.space import Space
 from search.study import StudyConfig
-from search.trials import leaders, open_study
+from search.trials import POPULATION, leaders, open_study
 from search.worker import Worker
 from search.yaml_io import write_yaml
 from tests.search import tiny
@@ -548,6 +548,7 @@ def small_study(trials: int) -> optuna.Study:
     for _ in range(trials):
         trial = found.ask()
         x, _y = trial.suggest_float("matters", 0.0, 1.0), trial.suggest_float("idle", 0.0, 1.0)
+        trial.set_user_attr(POPULATION, {})
         found.tell(trial, x)
     return found
 

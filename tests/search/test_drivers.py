@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from search import drivers
 from search.drivers import BEAT, LEASE, Drivers
+from search.leadership import Terms
 from search.ledger import Ledger
 from search.populations import Result, Task
 from search.processes import this_process
@@ -59,18 +60,31 @@ def memory() -> optuna.Study:
     return optuna.create_study(direction="minimize")
 
 
+def driver(known: optuna.Study, folder: Path, **changes: Any) -> Drivers:
+    return Drivers(known, study(storage="sqlite:///elsewhere.db", **changes), named(folder), 3)
+
+
+def named(path: Path) -> RunFolder:
+    """Return a run folder that has its name, as one that is held."""
+    path.mkdir(exist_ok=True)
+    folder = RunFolder(path)
+    folder.claim_study()
+    folder.release_study()
+    return folder
+
+
 # ---- who is alive, and who leads -------------------------------------------------------------------------------------
 
 
 def test_the_first_leads_and_the_next_one_after_it(tmp_path: Path, now: list[float], on: Callable[[str], None]) -> None:
     known = memory()
     on("a")
-    first = Drivers(known, tmp_path / "a", 3)
+    first = driver(known, tmp_path / "a")
     on("b")
-    second = Drivers(known, tmp_path / "b", 3)
+    second = driver(known, tmp_path / "b")
     assert first.leads and not second.leads and second.leader is not None
     assert second.leader["host"] == "a" and second.leader["folder"] == str(tmp_path / "a")
-    assert [d["host"] for d in first.alive()] == ["a", "b"] == [d["host"] for d in second.alive()]
+    assert [d["host"] for d in first.alive()] == ["a", "b"] == [d["host"] for d in second.alive()][::-1]
     first.leave()
     assert second.leads and len(second.alive()) == 1
 
@@ -78,10 +92,11 @@ def test_the_first_leads_and_the_next_one_after_it(tmp_path: Path, now: list[flo
 def test_a_clock_that_is_behind_does_not_lead(tmp_path: Path, now: list[float], on: Callable[[str], None]) -> None:
     known = memory()
     on("a")
-    first = Drivers(known, tmp_path, 3)
+    first = driver(known, tmp_path)
+    assert first.leads
     now[0] -= 500
     on("b")
-    assert not Drivers(known, tmp_path, 3).leads and first.leads
+    assert not driver(known, tmp_path).leads and first.leads
 
 
 def test_a_silent_driver_of_another_host_is_dead_after_the_lease(
@@ -89,9 +104,10 @@ def test_a_silent_driver_of_another_host_is_dead_after_the_lease(
 ) -> None:
     known = memory()
     on("a")
-    silent = Drivers(known, tmp_path, 3)
+    silent = driver(known, tmp_path)
+    assert silent.leads
     on("b")
-    other = Drivers(known, tmp_path, 3)
+    other = driver(known, tmp_path)
     for _ in range(3):
         now[0] += LEASE - 1
         silent.beat()
@@ -101,19 +117,20 @@ def test_a_silent_driver_of_another_host_is_dead_after_the_lease(
     now[0] += 2
     assert other.leads
     silent.beat()
-    assert not other.leads, "it was not dead"
+    assert other.leads and not silent.leads, "it was not dead, but its term is over"
 
 
 def test_a_killed_driver_of_this_host_is_dead_at_once(tmp_path: Path) -> None:
     known = memory()
     gone = {**this_process(), "pid": 2**22 + 1}
-    known.set_user_attr("driver:1", {**gone, "folder": "there", "asks": 3, "since": 1.0, "beat": 3})
-    assert Drivers(known, tmp_path, 3).leads
+    known.set_user_attr("driver:1", {**gone, "folder": "there", "asks": 3, "beat": 3})
+    Terms(known).claim(None, gone)
+    assert driver(known, tmp_path).leads
 
 
 def test_beats_are_rare(tmp_path: Path, now: list[float]) -> None:
     known = memory()
-    own = Drivers(known, tmp_path, 3)
+    own = driver(known, tmp_path)
     for _ in range(100):
         own.beat()
     assert known.user_attrs[f"driver:{own.token}"]["beat"] == 1

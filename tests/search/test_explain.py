@@ -33,7 +33,7 @@ from search.members import Candidate
 from search.populations import Outcome, Result, Task
 from search.race import at_once
 from search.space import Space
-from search.trials import CONFIG
+from search.trials import CONFIG, POPULATION
 from tests.search import tiny
 from tests.search.test_confirm import filed
 from tests.search.tiny import study
@@ -67,6 +67,7 @@ def searched(space: Space, trials: int = 150) -> optuna.Study:
     found.enqueue_trial(space.baseline()[1])
     for _ in range(trials):
         trial = found.ask()
+        trial.set_user_attr(POPULATION, {})
         found.tell(trial, truth(space.sample(trial)))
     return found
 
@@ -241,6 +242,7 @@ def test_what_another_choice_decides_is_said_with_all_its_arms() -> None:
     for _ in range(60):
         trial = found.ask()
         space.sample(trial)
+        trial.set_user_attr(POPULATION, {})
         found.tell(trial, 0.5)
     known = conditions(found)
     assert known["weighting"] == "labels = copied | out_of_fold | ulgm"

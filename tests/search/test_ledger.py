@@ -648,15 +648,16 @@ def test_a_trial_taken_up_is_drawn_from_the_studys_seed(tmp_path: Path) -> None:
 
 
 def test_the_trials_of_a_driver_that_lives_are_left_alone(run: Path) -> None:
-    source = tiny.ledger(study(), run)
+    storage = f"journal://{run.parent / 'shared.log'}"
+    source = tiny.ledger(study(storage=storage), run)
     take(source)
     other = {"host": "another", "pid": 1, "start": 0.0}
-    source.study.set_user_attr("driver:1", {**other, "folder": "there", "asks": 3, "since": 1e12, "beat": 1})
+    source.study.set_user_attr("driver:1", {**other, "folder": "there", "asks": 3, "beat": 1})
     for t in source.study.get_trials(deepcopy=False):
         record = {**t.user_attrs[POPULATION], "owner": other}
         optuna.trial.Trial(source.study, t._trial_id).set_user_attr(POPULATION, record)
     source.close()
-    again = tiny.ledger(study(budget={"trials": 20}), run)
+    again = tiny.ledger(study(budget={"trials": 20}, storage=storage), run)
     assert [s.trial for s in take(again).slots] == [3, 4, 5]
     source.study.set_user_attr("driver:1", None)
     assert [s.trial for s in take(again).slots] == [0, 1, 2]

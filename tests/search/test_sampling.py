@@ -9,12 +9,13 @@ from typing import Any, get_args
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.sampling import Sight, make_sampler
+from search.sampling import PointsSampler, Sight, make_sampler
 from search.space import Space
 from search.study import StudyConfig
-from search.trials import CONFIG, finished, is_outside, sign
+from search.trials import CONFIG, POPULATION, finished, is_added, is_outside, sign
 from tests.search.tiny import study
 
 SAMPLERS = get_args(StudyConfig.model_fields["sampler"].annotation)
@@ -28,6 +29,7 @@ def with_history(space: Space, trials: int = 24) -> optuna.Study:
     for _ in range(trials):
         trial = found.ask()
         space.sample(trial)
+        trial.set_user_attr(POPULATION, {})
         found.tell(trial, trial.params["optimizer.lr"] + trial.params["heads.dropout"])
     return found
 
@@ -69,11 +71,26 @@ def test_every_sampler_follows_its_seed(name: str) -> None:
 
 
 def test_every_named_sampler_is_its_own() -> None:
-    kinds = {name: type(make_sampler(study(sampler=name), 0, {})).__name__ for name in SAMPLERS}
+    made = {name: make_sampler(study(sampler=name), 0, {}) for name in SAMPLERS}
+    kinds = {n: type(s._sampler if isinstance(s, PointsSampler) else s).__name__ for n, s in made.items()}
     assert kinds == {
-        "tpe": "PointsSampler", "random": "RandomSampler", "gp": "GPSampler", "cmaes": "CmaEsSampler",
+        "tpe": "TPESampler", "random": "RandomSampler", "gp": "GPSampler", "cmaes": "CmaEsSampler",
         "nsga2": "NSGAIISampler",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_no_sampler_learns_from_what_other_tools_added(name: str) -> None:
+    """Their parameters need not be of the space: an empty trial, another range, and another kind of parameter."""
+    config = study(sampler=name)
+    found = [with_history(config.search_space()) for _ in range(2)]
+    other = {"optimizer.lr": FloatDistribution(0.0, 9.0), "heads.dropout": IntDistribution(0, 9)}
+    for params in ({}, {"optimizer.lr": 7.5}, {"heads.dropout": 3}):
+        distributions = {key: other[key] for key in params}
+        found[1].add_trial(create_trial(value=-1.0, params=params, distributions=distributions))
+    assert asked(found[0], config, 3, {}).keys() == asked(found[1], config, 3, {}).keys()
+    if name in ("tpe", "gp"):  # the others' draws depend on how many trials there are
+        assert asked(found[0], config, 4, {}) == asked(found[1], config, 4, {})
 
 
 def test_the_first_third_is_drawn_at_random() -> None:
@@ -94,7 +111,7 @@ def test_finished_counts_every_end() -> None:
 
 def whole(found: optuna.Study, most: int | None) -> list[int]:
     """Return the trials that a sampler should see, in one look at all of them."""
-    points = [t for t in found.get_trials() if not is_outside(t)]
+    points = [t for t in found.get_trials() if not is_outside(t) and not is_added(t)]
     ended = [t for t in points if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     pending = [t.number for t in points if not t.state.is_finished()]
     if most is None or len(ended) <= most:
@@ -112,7 +129,9 @@ def test_what_is_seen_is_the_same_as_in_one_look(direction: str, most: int | Non
     found = optuna.create_study(direction=direction)
     sight = Sight(found, most)
     for number in range(120):
-        found.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={CONFIG: {}} if number % 7 == 3 else {}))
+        own = {} if number % 11 == 5 else {POPULATION: {}}  # every eleventh is of another tool
+        outside = {CONFIG: {}} if number % 7 == 3 else {}
+        found.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={**own, **outside}))
         running = [t.number for t in found.get_trials() if t.state == TrialState.RUNNING]
         for n in running if rng.random() < 0.2 else []:
             state = rng.choice([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
