@@ -36,7 +36,7 @@ from search.members import Candidate, load
 from search.records import Needs, check_needs, read_json
 from search.run_folder import RunFolder, environment
 from search.statistics import PredictionInterval
-from search.trials import open_study, recorded_trial
+from search.trials import open_study, read_study, recorded_trial
 from search.yaml_io import read_yaml, write_yaml
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def write_model(opened: Opened, record: Mapping[str, Any]) -> Path:
     folder = opened.folder.path / "best"
     winner = next(c for c in record["candidates"] if c["trial"] == record["winner"])
     base = next(c for c in record["candidates"] if c["trial"] == record["baseline"])
-    trial = recorded_trial(open_study(opened.config, opened.folder), record["winner"])
+    trial = recorded_trial(read_study(opened.config, opened.folder), record["winner"])
     candidate = Candidate("winner", opened.sampled(trial))
     members = load(opened.folder.path / "confirm", candidate, record["seeds"])
     provenance = {
