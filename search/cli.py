@@ -385,6 +385,8 @@ def _known(error: Exception) -> None:
         _exit(why, EXIT_MISTAKE)
     if name == "InterruptedStudyError":
         _exit("stopped and saved; run the same command again to go on", EXIT_INTERRUPTED)
+    if name == "UnansweredError":
+        _exit(str(error), EXIT_INTERRUPTED)
     if name == "HandedOverError":
         _exit(str(error), 0)
     if name == "NothingFinishedError":

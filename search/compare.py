@@ -32,7 +32,7 @@ from search.run_folder import RunFolder
 from search.space import Space
 from search.statistics import Estimate, compare, resolve, welch
 from search.study import StudyConfig
-from search.trials import configuration, open_study, recorded_trial, summary
+from search.trials import configuration, read_study, recorded_trial, summary
 from search.yaml_io import read_yaml
 
 AGREE = 1e-4
@@ -124,7 +124,7 @@ def read_run(path: Path) -> Finished:
     record = read_record(path / "confirm")
     if record is None:
         raise UserError(f"{path}: nothing is confirmed yet; run or confirm first")
-    study, space, facts = open_study(config, folder), config.search_space(), folder.facts()
+    study, space, facts = read_study(config, folder), config.search_space(), folder.facts()
     check_folder(study, config, folder)
     trial = recorded_trial(study, record["winner"])
     candidate = Candidate(f"trial {trial.number}", configuration(trial, space, config.rungs.epochs[-1]))

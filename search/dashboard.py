@@ -13,6 +13,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from mmsa_core.errors import UserError
 from search.run_folder import RunFolder
 from search.storage import open_storage
+from search.trials import read_study
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -26,7 +27,7 @@ def serve(run: Path, port: int, on_ready: Callable[[str], None]) -> None:
     """Serve a run's study until Ctrl-C; ``on_ready`` is called with the address.
 
     Raises:
-        UserError: optuna-dashboard is not installed, the storage cannot be opened, or the port is taken.
+        UserError: optuna-dashboard is not installed, there is no study, or the port is taken.
     """
     folder = RunFolder(run)
     config = folder.config()
@@ -34,6 +35,7 @@ def serve(run: Path, port: int, on_ready: Callable[[str], None]) -> None:
         from optuna_dashboard import wsgi
     except ImportError:
         raise UserError("dashboard: optuna-dashboard is not installed; pip install 'mmsa-search[dashboard]'") from None
+    read_study(config, folder)  # else the dashboard would make what is not there
     app = loopback_only(wsgi(open_storage(config.storage, folder.path)))
     try:
         server = make_server(HOST, port, app, _Server, _Handler)

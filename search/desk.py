@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from mmsa_core.errors import UserError
 from search.outage import GO_ON, check_room, outage
 from search.populations import Reply, Result, Source, Task, Wait
+from search.storage_calls import StorageCalls
 
 T = TypeVar("T")
 
@@ -70,6 +71,7 @@ class Desk:
         self.draining = False
         self.error: Exception | None = None
         self.last: dict[str, Any] = {}
+        self._calls = StorageCalls()
 
     # ---- for the searcher ----------------------------------------------------------------------------------------
 
@@ -156,6 +158,10 @@ class Desk:
         status = self.pulse()
         self._ask(self.source.close, None)
         return status
+
+    def unanswered(self) -> float:
+        """Return the seconds for which the source has waited for its storage; another thread may ask."""
+        return self._calls.oldest()
 
     def failure(self) -> Exception | None:
         """Return why the source was halted, as a sentence for a person where it is nobody's mistake in the code."""

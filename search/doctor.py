@@ -18,7 +18,7 @@ from rich.markup import escape
 from mmsa_core.errors import UserError
 from search import machine
 from search.machine import Finding
-from search.storage import open_storage, without_password
+from search.storage import check_file, measured, open_storage, without_password
 from search.study import StudyConfig
 
 SLOW_WRITE = 0.05
@@ -70,13 +70,15 @@ def examine(folder: Path, study: Path | None, data: str | None) -> Iterator[Find
 
 
 def storage(config: StudyConfig | None, folder: Path) -> Finding:
-    """Check how long one write to the study's storage takes, in a study of its own that is deleted again."""
+    """Check how long one write to the study's storage takes: beside a file that is shared, in a file of its own; in a
+    database in a study of its own that is deleted again."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     spec = "journal" if config is None else config.storage
     named = without_password(spec)
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".doctor-") as place:
-            opened = open_storage(spec, Path(place))
+        shared = check_file(spec)
+        with tempfile.TemporaryDirectory(dir=shared.parent if shared else folder, prefix=".doctor-") as place:
+            opened = open_storage(measured(spec), Path(place))
             study = optuna.create_study(storage=opened, study_name=f"doctor-{os.getpid()}-{time.time_ns()}")
             try:
                 seconds = _timed(lambda k: study.set_user_attr("beat", k))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -23,12 +22,12 @@ from mmsa_core.data.split import Split
 from mmsa_core.errors import UserError
 from mmsa_core.tensors import own_device
 from search.desk import Desk, Patience
+from search.interruption import Interruption, UnansweredError
 from search.populations import Source
 from search.progress import seconds_left, waiting
 from search.study import ResourcesConfig
 from search.worker import Worker
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BARREN_ROUNDS = 3
 """How often workers may end without a finished task in between before the run gives up."""
 SHORT = 10.0
@@ -92,6 +91,9 @@ class Site(Protocol):
     def work(self) -> None:
         """Do what the desk hands out, until it has no more now."""
 
+    def unanswered(self) -> float:
+        """Return the seconds for which the desk has waited for the storage, where another process has it."""
+
     def end(self, worker: Any) -> None:
         """End a worker that hangs."""
 
@@ -119,6 +121,10 @@ class Here:
             task = self.ask("take", name, None)
             self.ask("finish", name, self._worker.run(task, partial(self.ask, "report")))
 
+    def unanswered(self) -> float:
+        """No other process has the desk."""
+        return 0.0
+
     def end(self, worker: Any) -> None:
         """Nobody to end: the worker is this process."""
 
@@ -133,7 +139,7 @@ class Engine:
     """Runs sources on this machine, or on the cluster that ``RAY_ADDRESS`` names; starts Ray once, and if it pays.
 
     While it is open, the first SIGINT or SIGTERM drains the source at work, and a second SIGINT ends the program at
-    once.
+    once. Where the storage does not answer meanwhile, closing it raises :class:`UnansweredError`.
     """
 
     def __init__(
@@ -142,26 +148,31 @@ class Engine:
         self.placement = placement
         self.on_status = on_status
         self.patience = patience
-        self._asked = threading.Event()
+        self._interruption = Interruption()
         self._outgrown = not placement.begins_here
         self._open = ExitStack()
 
     @property
     def interrupted(self) -> bool:
         """Tell whether a signal asked to stop."""
-        return self._asked.is_set()
+        return self._interruption.asked.is_set()
 
     def __enter__(self) -> Engine:
         # Ray prints what its daemons say to the standard output, which is the result's
         nowhere = self._open.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
         self._open.enter_context(redirect_stdout(nowhere))
-        for number in SIGNALS:
-            self._open.callback(signal.signal, number, signal.getsignal(number))
-        self._handle_signals()
+        self._open.enter_context(self._interruption)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        try:
+            self._open.close()
+        finally:
+            if (silence := self._interruption.silence) is not None:
+                raise UnansweredError(
+                    f"the storage has not answered for {silence:.0f} s; stopped without it; nothing is lost: run the "
+                    "same command again, and it goes on"
+                ) from None
 
     def run(self, make_source: MakeSource, splits: Splits) -> dict[str, Any]:
         """Run a source's tasks to the end (or until interrupted) and return its last status.
@@ -183,7 +194,7 @@ class Engine:
 
         if runner.start(self.placement):
             self._open.callback(runner.stop)
-            self._handle_signals()  # Ray has taken SIGTERM for itself
+            self._interruption.handle_signals()  # Ray has taken SIGTERM for itself
         return runner.Workers(make_source, splits, self.placement, self.patience)
 
     def _run(self, site: Site) -> dict[str, Any]:
@@ -191,7 +202,7 @@ class Engine:
         with self._watched(site):
             while not self.interrupted and barren < BARREN_ROUNDS and site.ask("open"):
                 if not site.ask("ready"):
-                    self._asked.wait(1.0)
+                    self._interruption.asked.wait(1.0)
                     continue
                 before = site.ask("finished")
                 site.work()
@@ -209,11 +220,14 @@ class Engine:
         over = threading.Event()
         monitor = threading.Thread(target=self._watch, args=(site, over), daemon=True)
         monitor.start()
+        patience = 0.0
         try:
-            yield
+            with self._interruption.also(site.unanswered):
+                yield
+            patience = 5.0
         finally:
             over.set()
-            monitor.join(timeout=5)
+            monitor.join(patience)  # where this is interrupted, it may wait for what does not answer
             site.close()
 
     def _watch(self, site: Site, over: threading.Event) -> None:
@@ -244,12 +258,3 @@ class Engine:
             return False
         left = seconds_left(status)
         return left is None or left >= WORTH
-
-    def _handle_signals(self) -> None:
-        for number in SIGNALS:
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, _: object) -> None:
-        if self.interrupted and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked.set()

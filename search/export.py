@@ -37,7 +37,7 @@ from search.opening import record_opening
 from search.provenance import parse_provenance
 from search.run_folder import RunFolder
 from search.statistics import PredictionInterval
-from search.trials import open_study, recorded_trial
+from search.trials import open_study, read_study, recorded_trial
 from search.yaml_io import parse_mapping
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def write_model(opened: Opened, record: Mapping[str, Any]) -> Path:
     folder = opened.folder.path / "best"
     winner = next(c for c in record["candidates"] if c["trial"] == record["winner"])
     base = next(c for c in record["candidates"] if c["trial"] == record["baseline"])
-    trial = recorded_trial(open_study(opened.config, opened.folder), record["winner"])
+    trial = recorded_trial(read_study(opened.config, opened.folder), record["winner"])
     candidate = Candidate("winner", opened.sampled(trial))
     members = load(opened.folder.path / "confirm", candidate, record["seeds"])
     provenance = {

@@ -56,6 +56,7 @@ from search.trials import (
     is_outside,
     leaders,
     open_study,
+    read_study,
     reasons,
     summary,
 )
@@ -264,7 +265,7 @@ def _confirm_and_explain(
     explain_stage(opened, engine, size, record)
     export.write_model(opened, record)
     if opened.config.keep_weights == "winner":
-        known = open_study(opened.config, opened.folder).get_trials(deepcopy=False)
+        known = read_study(opened.config, opened.folder).get_trials(deepcopy=False)
         finalists = [_candidate(opened, known[record[role]]) for role in ("winner", "baseline")]
         drop_weights(opened.folder.path / "confirm", finalists)
     write_report(opened.folder.path, opened.config.storage)
@@ -368,7 +369,7 @@ def _open_test(opened: Opened, race: Race, study: optuna.Study, frozen: Opening)
 def explain_stage(opened: Opened, engine: Engine, size: int, record: Mapping[str, Any]) -> dict[str, Any]:
     """Measure what each module of the winner does, with the confirmation's seeds, and say what the trials suggest."""
     folder, config = opened.folder.path / "confirm", opened.config
-    study = open_study(config, opened.folder)
+    study = read_study(config, opened.folder)
     known = study.get_trials(deepcopy=False)
     baseline, winner = known[record["baseline"]], known[record["winner"]]
     trials = Trials([t for t in known if not is_added(t)], opened.space, config.rungs.epochs[-1])

@@ -42,6 +42,9 @@ from search.engine import MakeSource, Placement, Splits, on_cluster
 from search.populations import Source, Wait
 from search.worker import Worker, explain
 
+ASIDE = "aside"
+"""The desk's own thread for a question while it does not answer others."""
+
 
 class Workers:
     """The desk in an actor on this node, and Ray Tune's workers, on any."""
@@ -52,14 +55,19 @@ class Workers:
         self, make_source: MakeSource, splits: Splits, placement: Placement, patience: Patience | None
     ) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # the run folder's
-        self._desk = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote(
-            partial(_inside, Path.cwd(), make_source), patience
-        )
+        desk = ray.remote(num_cpus=0, scheduling_strategy=here, concurrency_groups={ASIDE: 1})(Desk)
+        self._desk = desk.remote(partial(_inside, Path.cwd(), make_source), patience)
         self._splits, self._placement = splits, placement
         self.ask("pulse")
 
     def ask(self, question: str, *arguments: Any) -> Any:
         return ray.get(getattr(self._desk, question).remote(*arguments))
+
+    def unanswered(self) -> float:
+        try:
+            return float(ray.get(self._desk.unanswered.options(concurrency_group=ASIDE).remote(), timeout=1))
+        except ray.exceptions.RayError:  # it is being made, or gone
+            return 0.0
 
     def work(self) -> None:
         _tune(self._desk, self._splits, self._placement)

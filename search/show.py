@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 def status(run: Path, watch: bool, as_json: bool) -> None:
     """Print a study's progress, once or every two seconds until it ends."""
     from search.run_folder import RunFolder
-    from search.trials import open_study, summary
+    from search.trials import read_study, summary
 
     folder = RunFolder(run)
     config = folder.config()
     while True:
-        found = summary(open_study(config, folder), config, running=folder.driver() is not None)
+        found = summary(read_study(config, folder), config, running=folder.driver() is not None)
         _print_status(found, as_json)
         if not watch or found["state"] != "running":
             return
@@ -257,7 +257,7 @@ def plant(target: Path, seed: int, problem: str) -> None:
 def result(opened: Opened, record: Mapping[str, Any], as_json: bool) -> None:
     """Print what a study found: the best configuration, its confirmed metric with interval, and where things are."""
     from search.configs import modules
-    from search.trials import is_outside, open_study, recorded_trial
+    from search.trials import is_outside, read_study, recorded_trial
 
     metric, folder = record["metric"], opened.folder.path
     winner = next(c for c in record["candidates"] if c["trial"] == record["winner"])
@@ -269,7 +269,7 @@ def result(opened: Opened, record: Mapping[str, Any], as_json: bool) -> None:
     console = Console()
     if record.get("message"):
         console.print(f"[yellow]{record['message']}")
-    trial = recorded_trial(open_study(opened.config, opened.folder), record["winner"])
+    trial = recorded_trial(read_study(opened.config, opened.folder), record["winner"])
     params = modules(opened.sampled(trial)) if is_outside(trial) else trial.params
     console.print(
         f"\n[bold]Best configuration[/] (trial {record['winner']}" + (", the baseline)" if winner is base else ")")

@@ -2,60 +2,140 @@
 
 from __future__ import annotations
 
-import os
 import re
+import sqlite3
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from mmsa_core.errors import UserError
+from search.journal import LOG_NAME, check_journal, open_journal, read_journal
+from search.sqlite_file import COMPANIONS, check_sqlite, open_sqlite, path_of, read_sqlite
+from search.time_limits import connecting, engine_arguments
 
-LOG_NAME = "study.log"
-PROXY_WAIT = 20.0
-"""Seconds that a gRPC proxy may take to answer at all."""
-LONGEST_LINE = 2**24
-"""Bytes: more than any entry of a journal takes."""
+DATABASE_NAME = "study.db"
+OWN = {"journal": LOG_NAME, "sqlite": DATABASE_NAME}
+"""Storages in the run folder, by name."""
+UNOPENED = (
+    sqlalchemy.exc.SQLAlchemyError,
+    optuna.exceptions.StorageInternalError,
+    sqlite3.Error,
+    ImportError,
+    OSError,
+    ValueError,
+    RuntimeError,  # tables of another version of Optuna
+)
+JOURNAL, GRPC = "journal://", "grpc://"
 
 
-def open_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
+def open_storage(spec: str, folder: Path, study: str | None = None) -> optuna.storages.BaseStorage:
     """Open ``journal`` or ``sqlite`` in ``folder``, a shared journal (``journal:///path``), ``grpc://host:port``, or an
-    SQLAlchemy URL.
+    SQLAlchemy URL, to write to it.
+
+    A last line that a crash left half written is taken away from a journal that holds ``study``.
 
     Raises:
-        UserError: the storage cannot be opened.
+        UserError: the storage cannot be opened, or is a file of something else, which is left as it is.
     """
+    with _said_of(spec):
+        path = _file(spec, folder)
+        if path is not None and spec in OWN:
+            _check_inside(path, folder)
+        if path is not None and _is_journal(spec):
+            return open_journal(path, study)
+        if path is not None:
+            return open_sqlite(path)
+        return _proxy(spec) if spec.startswith(GRPC) else _database(spec)
+
+
+def read_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
+    """Open a storage to look at it: nothing is made or changed, and no right to write is needed.
+
+    Raises:
+        UserError: it is not there, or cannot be opened.
+    """
+    with _said_of(spec):
+        path = _file(spec, folder)
+        if path is not None:
+            return read_journal(path) if _is_journal(spec) else read_sqlite(path)
+        return _proxy(spec) if spec.startswith(GRPC) else _database_to_read(spec)
+
+
+def check_file(spec: str) -> Path | None:
+    """Return the file that a URL names, or None; it is looked at, and may be there or not.
+
+    Raises:
+        UserError: it is there and is something else than a storage.
+    """
+    with _said_of(spec):
+        path = None if spec in OWN else _file(spec, Path())
+        if path is not None:
+            (check_journal if _is_journal(spec) else check_sqlite)(path)
+        return path
+
+
+def measured(spec: str) -> str:
+    """Return a storage that is as fast as this one and holds no study of anybody's, where it is a file."""
+    if _is_journal(spec):
+        return "journal"
+    return "sqlite" if spec.startswith("sqlite") else spec
+
+
+@contextmanager
+def _said_of(spec: str) -> Iterator[None]:
+    """Say of what goes wrong which storage it is about."""
     _check_user(spec)
     try:
-        if spec == "journal":
-            return _journal(folder / LOG_NAME)
-        if spec.startswith("journal://"):
-            return _journal(Path(spec.removeprefix("journal://")))
-        if spec == "sqlite":
-            return _sqlite(f"sqlite:///{folder / 'study.db'}")
-        if spec.startswith("grpc://"):
-            host, _, port = spec.removeprefix("grpc://").rpartition(":")
-            return _proxy(host, int(port))
-        if spec.startswith("sqlite:"):
-            return _sqlite(spec)
-        return _database(spec)
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
-        reason = without_password(" ".join(str(error).split()))[:300]  # masked first: a cut URL is not recognised
+        yield
+    except UNOPENED as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        reason = without_password(reason)[:300]  # masked first: a cut URL is not recognised
         raise UserError(f"storage: cannot open {without_password(spec)}: {reason}") from None
+
+
+def _is_journal(spec: str) -> bool:
+    return spec == "journal" or spec.startswith(JOURNAL)
+
+
+def _file(spec: str, folder: Path) -> Path | None:
+    """Return the absolute path of a storage that is a file: a process may have another working folder later."""
+    if spec in OWN:
+        return folder.absolute() / OWN[spec]
+    if spec.startswith(JOURNAL):
+        return Path(spec.removeprefix(JOURNAL)).absolute()
+    return path_of(spec) if spec.startswith("sqlite") else None
+
+
+def _check_inside(path: Path, folder: Path) -> None:
+    """Refuse a file of the run folder that is another file too: what is written here would be written there."""
+    for found in (path, *(path.with_name(path.name + suffix) for suffix in COMPANIONS)):
+        if found.is_symlink() and not found.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{found}: leads out of the run folder; put the file itself here")
+        if found.exists() and found.stat().st_nlink > 1:
+            raise UserError(f"{found}: has a second name (a hard link); put a copy here")
 
 
 def _database(url: str) -> optuna.storages.RDBStorage:
     """Open a database. Of drivers that come first at once all make its tables, and all but one find them half made."""
+    arguments = {"pool_pre_ping": True, **engine_arguments(url)}
     for _ in range(10):
         with suppress(sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
-            return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+            return optuna.storages.RDBStorage(url, engine_kwargs={**arguments})
         time.sleep(0.3)
-    return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+
+
+def _database_to_read(url: str) -> optuna.storages.RDBStorage:
+    """Open a database without making its tables, in transactions that cannot write where the database knows such."""
+    arguments = {"pool_pre_ping": True, **engine_arguments(url)}
+    if sqlalchemy.make_url(url).get_backend_name() == "postgresql":
+        arguments["execution_options"] = {"postgresql_readonly": True}
+    return optuna.storages.RDBStorage(url, engine_kwargs=arguments, skip_table_creation=True)
 
 
 def without_password(text: str) -> str:
@@ -76,76 +156,12 @@ def _check_user(spec: str) -> None:
         )
 
 
-def _journal(path: Path) -> optuna.storages.JournalStorage:
-    """Open a journal. A line that a crash left half written is taken away first: the next one would be appended to it,
-    and then neither could be read."""
-    _cut_half_line(path)
-    try:
-        return optuna.storages.JournalStorage(_WholeLines(str(path)))
-    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, optuna.exceptions.OptunaError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        raise UserError(
-            f"{path}: the journal is damaged ({reason}); restore it from a copy, or start anew with another --out"
-        ) from None
-
-
-class _WholeLines(JournalFileBackend):
-    """A journal file that keeps nothing of a write that failed, as on a full disk."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self._path = Path(path)
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        try:
-            super().append_logs(logs)
-        except OSError:
-            _cut_half_line(self._path)
-            raise
-
-
-def _cut_half_line(path: Path) -> None:
-    """Take away a last line that is half there."""
-    if path.exists() and _half_line(path) > 0:
-        lock = JournalFileSymlinkLock(str(path))  # writers hold it: what is half written now, nobody is writing
-        lock.acquire()
-        try:
-            os.truncate(path, path.stat().st_size - _half_line(path))
-        finally:
-            lock.release()
-
-
-def _half_line(path: Path) -> int:
-    """Return how many bytes of a last line are there without its end."""
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE))
-        return len(file.read().rpartition(b"\n")[2])
-
-
-def _proxy(host: str, port: int) -> optuna.storages.GrpcStorageProxy:
+def _proxy(spec: str) -> optuna.storages.GrpcStorageProxy:
     """Open Optuna's gRPC proxy, and wait for one that is being started again: grpc itself would refuse meanwhile."""
+    from search.grpc_proxy import LimitedProxy  # grpc is an extra
+
+    host, _, port = spec.removeprefix(GRPC).rpartition(":")
     with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
-        storage = optuna.storages.GrpcStorageProxy(host=host, port=port)
-    storage.wait_server_ready(timeout=PROXY_WAIT)
-    return storage
-
-
-def _sqlite(url: str) -> optuna.storages.RDBStorage:
-    """Open SQLite so that several processes may share it: write-ahead log, and the write lock taken before reading.
-
-    Without BEGIN IMMEDIATE Optuna's state changes are not compare-and-set on SQLite, and a trial can run twice.
-    """
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
-
-    @sqlalchemy.event.listens_for(storage.engine, "connect")
-    def _configure(connection: Any, _: Any) -> None:
-        connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=60000"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @sqlalchemy.event.listens_for(storage.engine, "begin")
-    def _begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    storage.engine.dispose()
+        storage = LimitedProxy(host=host, port=int(port))
+    storage.wait_server_ready(timeout=connecting())
     return storage

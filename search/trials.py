@@ -23,7 +23,7 @@ from search.overhead import overhead
 from search.pareto import Point, ranks
 from search.run_folder import RunFolder
 from search.space import Params, Space
-from search.storage import open_storage
+from search.storage import open_storage, read_storage, without_password
 from search.study import StudyConfig
 
 POPULATION, ORIGIN, RESULT, REASON = "population", "origin", "result", "reason"
@@ -67,25 +67,50 @@ class FirstTrial:
 
 
 def open_study(config: StudyConfig, folder: RunFolder) -> optuna.Study:
-    """Open the study or create it.
+    """Open the study to write to it, or create it; the caller holds the run folder.
 
     Raises:
         UserError: the storage cannot be opened, or holds a study of this name with another direction.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = open_storage(config.storage, folder.path)
     wanted = config.objective.directions
     study = optuna.create_study(
-        storage=storage, study_name=config.study, directions=list(wanted.values()), load_if_exists=True
+        storage=open_storage(config.storage, folder.path, config.study),
+        study_name=config.study,
+        directions=list(wanted.values()),
+        load_if_exists=True,
     )
-    found = [d.name.lower() for d in study.directions]
-    if found != list(wanted.values()):
-        raise UserError(f"storage: a study named {config.study!r} is there with direction {', '.join(found)}")
+    _check_directions(study, config)
     if len(wanted) > 1 and study.metric_names is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(list(wanted))  # what optuna-dashboard calls the axes of the front
     return study
+
+
+def read_study(config: StudyConfig, folder: RunFolder) -> optuna.Study:
+    """Open the study to look at it: nothing is made or changed, and no right to write is needed.
+
+    Raises:
+        UserError: the storage cannot be opened, or holds no such study.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = read_storage(config.storage, folder.path)
+    try:
+        study = optuna.load_study(study_name=config.study, storage=storage)
+    except KeyError:
+        raise UserError(
+            f"{folder.path}: its storage ({without_password(config.storage)}) holds no study {config.study!r} yet; "
+            "run it first"
+        ) from None
+    _check_directions(study, config)
+    return study
+
+
+def _check_directions(study: optuna.Study, config: StudyConfig) -> None:
+    found = [d.name.lower() for d in study.directions]
+    if found != list(config.objective.directions.values()):
+        raise UserError(f"storage: a study named {config.study!r} is there with direction {', '.join(found)}")
 
 
 class Directed(Protocol):

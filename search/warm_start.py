@@ -14,7 +14,7 @@ from search.nearest import nearest_point, untaken
 from search.run_folder import RunFolder
 from search.space import Space
 from search.study import LeaderConfig, StudyConfig, WarmStartConfig
-from search.trials import WARM_START, FirstTrial, configuration, leaders, open_study
+from search.trials import WARM_START, FirstTrial, configuration, leaders, read_study
 
 PER_RUN = 5
 """Leaders taken of a run, at most."""
@@ -56,7 +56,7 @@ def leaders_of(run: Path) -> tuple[LeaderConfig, ...]:
     folder = RunFolder(run)
     try:
         config = folder.config()
-        study, space, record = open_study(config, folder), config.search_space(), read_record(run / "confirm")
+        study, space, record = read_study(config, folder), config.search_space(), read_record(run / "confirm")
         fingerprints.check_folder(study, config, folder)
     except UserError as error:
         raise UserError(f"warm_start: {error}") from None

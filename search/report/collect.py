@@ -34,8 +34,8 @@ from search.trials import (
     cost,
     is_added,
     is_outside,
-    open_study,
     origins,
+    read_study,
     recorded_trial,
     score,
 )
@@ -164,7 +164,7 @@ def collect(folder: Path, storage: str | None = None) -> RunRecord:
     """
     run = RunFolder(folder)
     config = run.config(storage=storage)
-    study, space = open_study(config, run), config.search_space()
+    study, space = read_study(config, run), config.search_space()
     check_folder(study, config, run)
     trials = tuple(_trial(t, run.trial(t.number) / CURVE) for t in study.get_trials(deepcopy=False))
     sign = 1.0 if config.objective.direction == "minimize" else -1.0

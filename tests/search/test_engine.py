@@ -16,6 +16,7 @@ import torch
 from search import engine as engines
 from search import runner
 from search.engine import Engine, Placement
+from search.interruption import SIGNALS
 from search.ledger import Ledger
 from search.populations import Source
 from search.progress import seconds_left, waiting
@@ -68,13 +69,13 @@ def test_long_work_moves_to_ray_and_loses_nothing(
     with Engine(PAIR, lambda _: rays.append(ray.is_initialized())) as engine:
         status = engine.run(source(tmp_path / "run"), SPLITS)
         assert rays[0] is False and ray.is_initialized()
-        assert signal.getsignal(signal.SIGTERM) == engine._handle, "Ray has not kept the signal"
+        assert signal.getsignal(signal.SIGTERM) == engine._interruption.handle, "Ray has not kept the signal"
     assert not ray.is_initialized()
     assert status["used"]["trials"] == TRIALS and status["counts"]["failed"] == 0
     assert told(tmp_path / "run") == whole
 
 
-@pytest.mark.parametrize("number", engines.SIGNALS)
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_saves_what_runs_here(tmp_path: Path, whole: Trials, number: signal.Signals) -> None:
     before = signal.getsignal(number)
     shown: list[Mapping[str, Any]] = []

@@ -277,7 +277,9 @@ def test_a_place_or_address_that_is_none(tmp_path: Path, spec: str) -> None:
 
 
 def test_a_damaged_journal_is_said(tmp_path: Path) -> None:
-    (tmp_path / "study.log").write_text("this is no journal\n" * 3, encoding="utf-8")
+    optuna.create_study(storage=open_storage("journal", tmp_path), study_name="s")
+    with (tmp_path / "study.log").open("a", encoding="utf-8") as file:
+        file.write("this is no journal\n" * 3)
     for storage in ("journal", f"journal://{tmp_path}/study.log"):
         with pytest.raises(UserError, match=r"study\.log: the journal is damaged .JSONDecodeError.*another --out"):
             open_storage(storage, tmp_path)
@@ -291,7 +293,7 @@ def test_a_journal_survives_a_line_that_was_half_written(tmp_path: Path) -> None
     whole = log.read_bytes()
     for half in (b"{", b'{"op_code": 4, "worker', whole.splitlines()[-1]):
         log.write_bytes(log.read_bytes() + half)
-        again = optuna.load_study(storage=open_storage("journal", tmp_path), study_name="s")
+        again = optuna.load_study(storage=open_storage("journal", tmp_path, "s"), study_name="s")
         assert log.read_bytes().startswith(whole) and log.read_bytes().endswith(b"\n")
         again.tell(again.ask(), 2.0)
     read = optuna.load_study(storage=open_storage("journal", tmp_path), study_name="s")
