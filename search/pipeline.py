@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from search.explain.switches import Switch, removals, switches
 from search.judgement import judge
 from search.ledger import Ledger
 from search.members import Candidate, drop_weights, load
+from search.parts import TRAINING, Begin, Parts, unseen
 from search.progress import TextProgress
 from search.race import Race, Rounds, at_once, lean
 from search.report.build import write_report
@@ -44,6 +45,7 @@ from search.run_folder import RunFolder
 from search.space import Space
 from search.study import StudyConfig
 from search.trials import (
+    STAGE,
     FirstTrial,
     baseline_trial,
     best_trial,
@@ -81,6 +83,11 @@ class Opened:
     scaler: Scaler
     train: Split
     valid: Split
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        """The study, opened once: a long one's journal takes seconds to read."""
+        return open_study(self.config, self.folder)
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -234,22 +241,30 @@ def after_search(opened: Opened, on_status: OnStatus) -> dict[str, Any]:
 
 
 def _confirm_and_explain(opened: Opened, engine: Engine) -> dict[str, Any]:
-    size = opened.size()
-    record = confirm_stage(opened, engine, size)
-    explain_stage(opened, engine, size, record)
-    export.write_model(opened, record)
-    if opened.config.keep_weights == "winner":
-        known = open_study(opened.config, opened.folder).get_trials(deepcopy=False)
-        finalists = [_candidate(opened, known[record[role]]) for role in ("winner", "baseline")]
-        drop_weights(opened.folder.path / "confirm", finalists)
-    write_report(opened.folder.path, opened.config.storage)
+    size, parts = opened.size(), Parts(engine.on_status, lambda: engine.interrupted)
+
+    def begin(stage: str, part: str) -> None:
+        _stop_if_interrupted(engine)
+        opened.study.set_user_attr(STAGE, f"{stage}: {part}")
+        parts.begin(stage, part)
+
+    with parts.watched():
+        record = confirm_stage(opened, engine, size, begin)
+        explain_stage(opened, engine, size, record, begin)
+        begin("export", "model")
+        export.write_model(opened, record)
+        if opened.config.keep_weights == "winner":
+            known = opened.study.get_trials(deepcopy=False)
+            finalists = [_candidate(opened, known[record[role]]) for role in ("winner", "baseline")]
+            drop_weights(opened.folder.path / "confirm", finalists)
+        begin("report", "page and tables")
+        write_report(opened.folder.path, opened.config.storage)
     return record
 
 
 def search(opened: Opened, engine: Engine, deterministic: bool) -> str:
     """Spend what is left of the study's budget."""
-    config = opened.config
-    study = open_study(config, opened.folder)
+    config, study = opened.config, opened.study
     message = ""
     if summary(study, config, running=False, trials=False)["state"] != "finished":
         size = opened.size(config.budget.trials)
@@ -279,15 +294,16 @@ def first_trials(opened: Opened) -> list[FirstTrial]:
     return found
 
 
-def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
+def confirm_stage(opened: Opened, engine: Engine, size: int, begin: Begin = unseen) -> dict[str, Any]:
     """Train leaders and baseline on fresh seeds, choose the winner, and open the test split for it if it is new."""
-    config, folder = opened.config, opened.folder.path / "confirm"
-    study = open_study(config, opened.folder)
+    config, folder, study = opened.config, opened.folder.path / "confirm", opened.study
+    begin("confirm", "leaders")
     first = baseline_trial(study)
     numbers = {t.number: _candidate(opened, t) for t in [first, *leaders(study, config.seeds.leaders)]}
     seeds, objective = tuple(confirm.confirm_seeds(config)), config.objective
     race = Race(numbers, first.number, seeds, folder, objective.metric, objective.decided, opened.valid.labels)
     rounds = race.rounds if config.keep_weights == "all" else partial(lean, race.rounds, folder)
+    begin("confirm", TRAINING)
     _train(opened, engine, size, rounds, "confirm", "kept")
     record = judge(config, race, opened.valid)
     asked: set[int] = set()
@@ -301,6 +317,7 @@ def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
     if known is not None and same:
         record = known
     else:
+        begin("confirm", "test split")
         test = opened.test()
         confirm.open_test(record, numbers, study, folder, opened.valid, test, "confirm")
         holistic.write(folder, holistic.build(record, numbers, folder, (opened.train, opened.valid, test)))
@@ -308,10 +325,11 @@ def confirm_stage(opened: Opened, engine: Engine, size: int) -> dict[str, Any]:
     return record
 
 
-def explain_stage(opened: Opened, engine: Engine, size: int, record: Mapping[str, Any]) -> dict[str, Any]:
+def explain_stage(
+    opened: Opened, engine: Engine, size: int, record: Mapping[str, Any], begin: Begin = unseen
+) -> dict[str, Any]:
     """Measure what each module of the winner does, with the confirmation's seeds, and say what the trials suggest."""
-    folder, config = opened.folder.path / "confirm", opened.config
-    study = open_study(config, opened.folder)
+    folder, config, study = opened.folder.path / "confirm", opened.config, opened.study
     known = study.get_trials(deepcopy=False)
     baseline, winner = known[record["baseline"]], known[record["winner"]]
     trials = Trials(known, opened.space, config.rungs.epochs[-1])
@@ -324,8 +342,10 @@ def explain_stage(opened: Opened, engine: Engine, size: int, record: Mapping[str
         _switches(opened, winner),
         trials.names(winner),
         lambda some: train_candidates(opened, engine, size, some, confirm.effect_seeds(config), "explain"),
+        begin,
     )
     explain.write_explanation(folder, explanation)
+    begin("explain", "information")
     _write_information(opened, _candidate(opened, winner), record["seeds"])
     return explanation
 
