@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from search.ledger import Ledger, asked_at_once
 from search.members import Candidate, drop_weights, load
 from search.model_files import check_replaceable
 from search.opening import Opening
+from search.parts import TRAINING, Begin, Parts, unseen
 from search.progress import TextProgress, over_budget
 from search.race import Race, Rounds, at_once, lean
 from search.report.build import write_report
@@ -48,6 +49,7 @@ from search.session import Session
 from search.space import Space
 from search.study import StudyConfig
 from search.trials import (
+    STAGE,
     FirstTrial,
     baseline_trial,
     best_trial,
@@ -56,7 +58,6 @@ from search.trials import (
     is_outside,
     leaders,
     open_study,
-    read_study,
     reasons,
     summary,
 )
@@ -83,6 +84,11 @@ class Opened:
     scaler: Scaler
     train: Split
     valid: Split
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        """The study, opened once: a long one's journal takes seconds to read."""
+        return open_study(self.config, self.folder)
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -257,25 +263,35 @@ def after_search(opened: Opened, on_status: OnStatus) -> dict[str, Any]:
 
 
 def _confirm_and_explain(
-    opened: Opened, engine: Engine, before_test: Callable[[], None] | None = None
+    opened: Opened, engine: Engine, check_lead: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
+    """Do what follows the search, part by part; ``check_lead`` refuses to go on where another driver has taken over."""
     check_replaceable(opened.folder.path / "best")
-    size = opened.size()
-    record = confirm_stage(opened, engine, size, before_test)
-    explain_stage(opened, engine, size, record)
-    export.write_model(opened, record)
-    if opened.config.keep_weights == "winner":
-        known = read_study(opened.config, opened.folder).get_trials(deepcopy=False)
-        finalists = [_candidate(opened, known[record[role]]) for role in ("winner", "baseline")]
-        drop_weights(opened.folder.path / "confirm", finalists)
-    write_report(opened.folder.path, opened.config.storage)
+    size, parts = opened.size(), Parts(engine.on_status, lambda: engine.interrupted)
+
+    def begin(stage: str, part: str) -> None:
+        _stop_if_interrupted(engine)
+        check_lead()
+        opened.study.set_user_attr(STAGE, f"{stage}: {part}")
+        parts.begin(stage, part)
+
+    with parts.watched():
+        record = confirm_stage(opened, engine, size, begin)
+        explain_stage(opened, engine, size, record, begin)
+        begin("export", "model")
+        export.write_model(opened, record)
+        if opened.config.keep_weights == "winner":
+            known = opened.study.get_trials(deepcopy=False)
+            finalists = [_candidate(opened, known[record[role]]) for role in ("winner", "baseline")]
+            drop_weights(opened.folder.path / "confirm", finalists)
+        begin("report", "page and tables")
+        write_report(opened.folder.path, opened.config.storage)
     return record
 
 
 def search(opened: Opened, engine: Engine, deterministic: bool, session: Session | None = None) -> str:
     """Spend what is left of the study's budget, as one of the study's drivers where there is a ``session``."""
-    config = opened.config
-    study = open_study(config, opened.folder)
+    config, study = opened.config, opened.study
     before = summary(study, config, running=False, trials=False)
     message = over_budget(before)
     if before["state"] != "finished":
@@ -304,22 +320,20 @@ def first_trials(opened: Opened) -> list[FirstTrial]:
     return found
 
 
-def confirm_stage(
-    opened: Opened, engine: Engine, size: int, before_test: Callable[[], None] | None = None
-) -> dict[str, Any]:
-    """Train leaders and baseline on fresh seeds, choose the winner, and open the test split for it if it is new;
-    ``before_test`` may refuse that.
+def confirm_stage(opened: Opened, engine: Engine, size: int, begin: Begin = unseen) -> dict[str, Any]:
+    """Train leaders and baseline on fresh seeds, choose the winner, and open the test split for it if it is new.
 
     An opening that was interrupted is finished as it was frozen, unless the settings now ask for another one. The
     record has a ``message`` where that is to be told.
     """
-    config, folder = opened.config, opened.folder.path / "confirm"
-    study = open_study(config, opened.folder)
+    config, folder, study = opened.config, opened.folder.path / "confirm", opened.study
+    begin("confirm", "leaders")
     first, data = baseline_trial(study), opened.data.fingerprint()
     numbers = {t.number: _candidate(opened, t) for t in [first, *leaders(study, config.seeds.leaders)]}
     seeds, objective = tuple(confirm.confirm_seeds(config)), config.objective
     race = Race(numbers, first.number, seeds, folder, objective.metric, objective.decided, opened.valid.labels)
     asked = opening.asked_for(race, config.winner, data)
+    begin("confirm", TRAINING)
     known, frozen = confirm.read_record(folder), opening.read_opening(folder)
     if frozen is not None and frozen.asked == asked and not frozen.is_finished(known):
         _train_finalists(opened, engine, size, race, frozen.record)
@@ -332,8 +346,7 @@ def confirm_stage(
         lost = frozen is not None and not whole and frozen.inputs != inputs and frozen.is_counted(study)
         message = "an opening of the test split with other settings was interrupted and stays counted" if lost else ""
         frozen = opening.freeze(folder, asked, record)
-    if before_test is not None:
-        before_test()
+    begin("confirm", "test split")
     record = _open_test(opened, race, study, frozen)
     return {**record, "message": message} if message else record
 
@@ -366,10 +379,11 @@ def _open_test(opened: Opened, race: Race, study: optuna.Study, frozen: Opening)
     return record
 
 
-def explain_stage(opened: Opened, engine: Engine, size: int, record: Mapping[str, Any]) -> dict[str, Any]:
+def explain_stage(
+    opened: Opened, engine: Engine, size: int, record: Mapping[str, Any], begin: Begin = unseen
+) -> dict[str, Any]:
     """Measure what each module of the winner does, with the confirmation's seeds, and say what the trials suggest."""
-    folder, config = opened.folder.path / "confirm", opened.config
-    study = read_study(config, opened.folder)
+    folder, config, study = opened.folder.path / "confirm", opened.config, opened.study
     known = study.get_trials(deepcopy=False)
     baseline, winner = known[record["baseline"]], known[record["winner"]]
     trials = Trials([t for t in known if not is_added(t)], opened.space, config.rungs.epochs[-1])
@@ -382,9 +396,11 @@ def explain_stage(opened: Opened, engine: Engine, size: int, record: Mapping[str
         _switches(opened, winner),
         trials.names(winner),
         lambda some: train_candidates(opened, engine, size, some, confirm.effect_seeds(config), "explain"),
+        begin,
     )
     explanation = {**found, "inputs": record.get("inputs")}
     explain.write_explanation(folder, explanation)
+    begin("explain", "information")
     _write_information(opened, _candidate(opened, winner), record)
     return explanation
 

@@ -44,7 +44,7 @@ class Progress:
             self.live.stop()
 
     def __call__(self, status: Mapping[str, Any]) -> None:
-        """Show a status of the ledger or of a confirmation plan."""
+        """Show a status of the ledger, of a confirmation plan, or of a part of a stage."""
         if self.live is not None:
             self.live.update(self._panel(status))
             return
@@ -98,7 +98,8 @@ class TextProgress:
 
 
 def counted(status: Mapping[str, Any]) -> tuple[int, int]:
-    """Return what is done and what there is to do: trials of a search, populations of a confirmation."""
+    """Return what is done and what there is to do: trials of a search, populations of a confirmation, parts of a
+    stage."""
     if "stage" in status:
         return status["done"], max(1, status["total"])
     return status["used"]["trials"], status["budget"]["trials"]
@@ -119,7 +120,11 @@ def progressed(status: Mapping[str, Any], unit: str = "") -> str:
 def facts(status: Mapping[str, Any]) -> dict[str, str]:
     """Return the lines of the panel."""
     speed = status["speed"]
-    found = {"done": progressed(status), "speed": f"{speed['rate']:.1f} member-epochs/s", "time left": _left(status)}
+    found = {"done": progressed(status)}
+    if "part" in status:
+        found |= {"at work": status["part"], "since": clock(speed["seconds"])}
+    else:
+        found |= {"speed": f"{speed['rate']:.1f} member-epochs/s", "time left": _left(status)}
     if "counts" in status:
         counts = status["counts"]
         shown = ("complete", "pruned", "failed", "running")
@@ -132,7 +137,7 @@ def facts(status: Mapping[str, Any]) -> dict[str, str]:
             found["front"] = f"{len(status['front'])} of {status['metric']} and {status['cost']}"
         found["cost"] = f"{clock(status['used']['seconds'])} in all"
     if speed["draining"]:
-        found["stopping"] = STOPPING
+        found["stopping"] = "after this part" if "part" in status else STOPPING
     if status.get("message"):
         found["note"] = status["message"]
     return found

@@ -313,6 +313,7 @@ def _print_status(found: Mapping[str, Any], as_json: bool) -> None:
         if best is None
         else f"best {found['metric']} {best['value']:.4f} (trial {best['number']})",
         *([] if found["cost"] is None else _front(found)),
+        *([] if found["after_search"] is None else [f"after the search: {found['after_search']}"]),
     ]
     sign = 1.0 if DIRECTIONS[found["metric"]] == "minimize" else -1.0
     lines += origin_sentences(found["origins"], found["metric"], sign)

@@ -46,6 +46,8 @@ SECONDS = "seconds"
 """User attribute of the study: how long drivers worked on it."""
 LIMITS = "limits"
 """User attribute of the study: by structure, how many members fit the device at once, where more did not."""
+STAGE = "stage"
+"""User attribute of the study: the part of what comes after the search that its leading driver began last."""
 OVERHEAD = "overhead"
 """User attribute of the study: how many of these seconds the ledger took for itself."""
 STATES = {
@@ -163,18 +165,15 @@ def front(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for rank, trial in ranked(study) if rank == 0]
 
 
-def by_metric(study: optuna.Study) -> optuna.Study:
-    """Return a study in memory of the complete trials that are points of the space, with the metric as the only
-    objective: what importances and models of the metric are made from."""
-    found = optuna.create_study(direction=study.directions[0])
-    for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if not is_outside(t) and not is_added(t):
-            found.add_trial(
-                optuna.trial.create_trial(
-                    value=score(t), params=t.params, distributions=t.distributions, user_attrs=t.user_attrs
-                )
-            )
-    return found
+def inside(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the complete trials that are points of the space."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [t for t in complete if not is_outside(t) and not is_added(t)]
+
+
+def by_metric(trial: FrozenTrial) -> FrozenTrial:
+    """Return a complete trial with the metric as its only value."""
+    return optuna.trial.create_trial(value=score(trial), params=trial.params, distributions=trial.distributions)
 
 
 def configuration(trial: FrozenTrial, space: Space, epochs: int) -> dict[str, Any]:
@@ -207,11 +206,13 @@ def summary(study: optuna.Study, config: StudyConfig, running: bool, trials: boo
     ended = counts["complete"] + counts["pruned"] + counts["failed"]
     seconds, minutes = float(study.user_attrs.get(SECONDS, 0.0)), config.budget.minutes
     late = minutes is not None and seconds >= 60 * minutes and counts["running"] == 0
-    state = "running" if running else "finished" if late or ended >= config.budget.trials else "interrupted"
+    over = late or ended >= config.budget.trials
+    state = "running" if running else "finished" if over else "interrupted"
     best = best_trial(study)
     return {
         "study": study.study_name,
         "state": state,
+        "after_search": study.user_attrs.get(STAGE) if running and over else None,
         "metric": config.objective.metric,
         "cost": config.objective.cost,
         "budget": {"trials": config.budget.trials, "minutes": config.budget.minutes},

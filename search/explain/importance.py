@@ -7,11 +7,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import optuna
-from optuna.importance import BaseImportanceEvaluator, get_param_importances
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial
 
+from search.explain.fanova import fanova
+from search.explain.sample import sampled
 from search.explain.surrogate import MINIMUM_TRIALS
-from search.trials import by_metric
+from search.trials import by_metric, inside
 
 SHARED = 10
 """Complete trials that an arm needs for the shares of its settings: they are told apart among these alone."""
@@ -19,6 +21,8 @@ SHARED = 10
 
 def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
     """Return PED-ANOVA and fANOVA importances, as shares; either alone was seen to miss switches that matter.
+
+    They are of the sample that :func:`judged` counts.
 
     PED-ANOVA is told of all parameters at once. fANOVA knows only those that all its trials have: a parameter that only
     some trials have (a setting of an arm) gets its share among these trials, so that its shares and those of
@@ -28,33 +32,37 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
     Source: Watanabe et al., IJCAI 2023, arXiv:2304.10255, and Optuna's extension to conditional parameters; Hutter et
     al., ICML 2014.
     """
-    points = by_metric(study)
-    complete = points.get_trials(deepcopy=False)
+    complete = [by_metric(t) for t in sampled(inside(study))]
     if len(complete) < MINIMUM_TRIALS:
         return {}
-    ped = _shares(complete, points.direction, optuna.importance.PedAnovaImportanceEvaluator())
-    fanova: dict[str, float] = {}
-    for names, trials in _groups(complete):
-        if len(trials) == len(complete) or len(trials) >= SHARED:
-            own = _shares(trials, points.direction, optuna.importance.FanovaImportanceEvaluator(seed=0))
-            fanova |= {name: own[name] for name in names if name in own}
-    ordered = dict(sorted(fanova.items(), key=lambda item: -item[1]))
+    shares: dict[str, float] = {}
+    for names, places in _groups(complete):
+        if len(places) == len(complete) or len(places) >= SHARED:
+            own = fanova([complete[k] for k in places])
+            shares |= {name: own[name] for name in names if name in own}
+    ordered = dict(sorted(shares.items(), key=lambda item: -item[1]))
+    ped = _ped_anova(complete, study.directions[0])
     return {name: values for name, values in (("ped_anova", ped), ("fanova", ordered)) if values}
 
 
+def judged(study: optuna.Study) -> dict[str, int]:
+    """Return how many trials importances are made from, and how many complete ones of the space there are."""
+    there = inside(study)
+    return {"trials": len(sampled(there)), "complete": len(there)}
+
+
 def conditions(study: optuna.Study) -> dict[str, str]:
-    """Return where the parameters exist that not all complete trials have: ``alignment.text-audio = coral``.
+    """Return where the parameters exist that not all trials of the sample have: ``alignment.text-audio = coral``.
 
     That is the choice nearest to the parameter's name among those whose arms tell the trials that have it from the
     others; several arms are separated by ``|``.
     """
-    complete = by_metric(study).get_trials(deepcopy=False)
-    found = {}
-    for names, trials in _groups(complete):
-        numbers = {t.number for t in trials}
-        others = [t for t in complete if t.number not in numbers]
+    complete, found = sampled(inside(study)), {}
+    for names, places in _groups(complete):
+        having = set(places)
+        others = [t for k, t in enumerate(complete) if k not in having]
         for name in names if others else []:
-            found[name] = _condition(name, trials, others)
+            found[name] = _condition(name, [complete[k] for k in places], others)
     return found
 
 
@@ -72,27 +80,26 @@ def _condition(name: str, trials: Sequence[FrozenTrial], others: Sequence[Frozen
     return f"{nearest} = {telling[nearest]}"
 
 
-def _groups(complete: Sequence[FrozenTrial]) -> list[tuple[list[str], list[FrozenTrial]]]:
-    """Return the parameters that the same trials have, with these trials."""
-    having: dict[str, list[FrozenTrial]] = defaultdict(list)
-    for trial in complete:
+def _groups(complete: Sequence[FrozenTrial]) -> list[tuple[list[str], tuple[int, ...]]]:
+    """Return the parameters that the same trials have, with the places of these trials."""
+    having: dict[str, list[int]] = defaultdict(list)
+    for place, trial in enumerate(complete):
         for name in trial.params:
-            having[name].append(trial)
+            having[name].append(place)
     groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for name, trials in having.items():
-        groups[tuple(t.number for t in trials)].append(name)
-    return [(names, having[names[0]]) for names in groups.values()]
+    for name, places in having.items():
+        groups[tuple(places)].append(name)
+    return [(names, places) for places, names in groups.items()]
 
 
-def _shares(
-    trials: Sequence[FrozenTrial], direction: optuna.study.StudyDirection, evaluator: BaseImportanceEvaluator
-) -> dict[str, float]:
-    """Return the importances of what an evaluator can judge on these trials alone, the largest first."""
+def _ped_anova(trials: Sequence[FrozenTrial], direction: optuna.study.StudyDirection) -> dict[str, float]:
+    """Return the importances of all parameters, the largest first; nothing where the method cannot work."""
     points = optuna.create_study(direction=direction)
     points.add_trials(trials)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental features, and parameters with a single value
         try:
-            return {k: float(v) for k, v in get_param_importances(points, evaluator=evaluator).items()}
+            own = get_param_importances(points, evaluator=PedAnovaImportanceEvaluator())
         except (ValueError, RuntimeError):
             return {}
+    return {name: float(share) for name, share in own.items()}

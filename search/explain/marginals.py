@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from search.configs import modules
+from search.explain.sample import sampled
 from search.explain.surrogate import Matrix, Surrogate, config_path, flat
 from search.explain.switches import completed
 from search.nodes import Arms, FloatRange
@@ -38,14 +40,19 @@ class Trials:
         return [t for t in finished(self.ended) if t.state == TrialState.COMPLETE]
 
     @cached_property
+    def sample(self) -> list[FrozenTrial]:
+        """The complete trials that the surrogate is made from."""
+        return sampled(self.complete)
+
+    @cached_property
     def configs(self) -> list[dict[str, Any]]:
-        """The configurations of the complete trials."""
-        return [configuration(t, self.space, self.epochs) for t in self.complete]
+        """The configurations of the sample."""
+        return [configuration(t, self.space, self.epochs) for t in self.sample]
 
     @cached_property
     def values(self) -> list[float]:
-        """The metric of the complete trials."""
-        return [value for t in self.complete if (value := score(t)) is not None]
+        """The metric of the sample."""
+        return [value for t in self.sample if (value := score(t)) is not None]
 
     def names(self, winner: FrozenTrial) -> list[str]:
         """Return the winner's parameters, or those that all complete trials have where it is outside the space."""
@@ -67,14 +74,14 @@ def marginals(trials: Trials, surrogate: Surrogate, names: Sequence[str]) -> lis
     curves = []
     for name in names:
         leaf, column = leaves[name], (config_path(trials.space, name), None)
-        with_it = [k for k, t in enumerate(trials.complete) if name in t.params]
+        with_it = [k for k, t in enumerate(trials.sample) if name in t.params]
         if not isinstance(leaf, FloatRange) or column not in surrogate.columns or not with_it:
             continue
         grid = np.geomspace(leaf.low, leaf.high, POINTS) if leaf.log else np.linspace(leaf.low, leaf.high, POINTS)
         x = np.repeat(matrix[with_it][None], POINTS, 0)
         x[:, :, surrogate.columns.index(column)] = [[surrogate.value(column[0], v)] for v in grid]
         mean, low, high = _band(surrogate, x)
-        points = [[float(trials.complete[k].params[name]), trials.values[k]] for k in with_it]
+        points = [[float(trials.sample[k].params[name]), trials.values[k]] for k in with_it]
         curve = {"parameter": name, "log": leaf.log, "x": grid.tolist()}
         curves.append({**curve, "mean": mean.tolist(), "low": low.tolist(), "high": high.tolist(), "points": points})
     return sorted(curves, key=lambda c: min(c["mean"]) - max(c["mean"]))[:CURVES]
@@ -83,21 +90,25 @@ def marginals(trials: Trials, surrogate: Surrogate, names: Sequence[str]) -> lis
 def arms(trials: Trials, surrogate: Surrogate, sign: float) -> list[dict[str, Any]]:
     """Return every arm of every choice between plug-ins: its trials, the best value and the predicted mean with a band.
 
-    The mean is over all complete trials, each with that arm in the place of its own; the arm comes with the settings of
-    the trials that have it, in turn. An arm that no complete trial has has no mean.
+    The mean is over the sample, each trial with that arm in the place of its own; the arm comes with the settings of
+    those that have it, in turn. An arm that no trial of the sample has has no mean.
     """
-    matrix = surrogate.matrix([flat(completed(c)) for c in trials.configs])
-    ended, table = finished(trials.ended), []
+    matrix, table = surrogate.matrix([flat(completed(c)) for c in trials.configs]), []
     for place, leaf in trials.space.leaves().items():
         if not isinstance(leaf, Arms):
             continue
         at = config_path(trials.space, place).removesuffix(".name")
+        tried = Counter(_arm(t, place) for t in finished(trials.ended))
+        reached: dict[Any, list[float]] = defaultdict(list)
+        for t in trials.complete:
+            reached[_arm(t, place)] += [value for value in [score(t)] if value is not None]
+        own = [_arm(t, place) for t in trials.sample]
         block = [k for k, (path, _) in enumerate(surrogate.columns) if path == at or path.startswith(f"{at}.")]
         for arm in leaf.arms:
-            donors = [k for k, t in enumerate(trials.complete) if _arm(t, place) == arm]
-            values = [trials.values[k] for k in donors]
-            row: dict[str, Any] = {"place": place, "arm": arm, "trials": sum(_arm(t, place) == arm for t in ended)}
-            row |= {"complete": len(donors), "best": min(values, key=lambda v: sign * v, default=None)}
+            values = reached[arm]
+            row: dict[str, Any] = {"place": place, "arm": arm, "trials": tried[arm], "complete": len(values)}
+            row |= {"best": min(values, key=lambda v: sign * v, default=None)}
+            donors = [k for k, other in enumerate(own) if other == arm]
             table.append({**row, **_swapped(surrogate, matrix, block, donors)})
     return table
 

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 
 from search.explain.effects import effects
-from search.explain.importance import conditions, importances
+from search.explain.importance import conditions, importances, judged
 from search.explain.interactions import VERIFIED, crossed, interactions
 from search.explain.marginals import Trials, arms, marginals
 from search.explain.measure import Measure
@@ -17,6 +17,7 @@ from search.explain.surrogate import Surrogate
 from search.explain.switches import Switch, completed, effective
 from search.explain.units import Ends
 from search.members import Candidate
+from search.parts import TRAINING, Begin, unseen
 
 
 class Pool:
@@ -40,28 +41,35 @@ def explained(
     found: Sequence[Switch],
     names: Sequence[str],
     train: Callable[[Sequence[Candidate]], None],
+    begin: Begin = unseen,
 ) -> dict[str, Any]:
     """Return what ``explain.json`` holds.
 
     ``found`` are the winner's switches, ``names`` the parameters whose curves say something of the winner; ``train``
-    trains candidates with the seeds of effects.
+    trains candidates with the seeds of effects. ``begin`` is told of every part before it begins.
     """
+    begin("explain", "surrogate")
     surrogate = Surrogate.fit(trials.configs, trials.values, trials.space)
     pool = Pool([baseline, winner, *(s.candidate for s in found)])
     pairs = crossed(winner, found, surrogate, pool.candidate)
     between = Ends(completed(baseline.config), completed(winner.config))
     way = steps(between, baseline, winner, surrogate, measure.sign, pool.candidate)
     both = [pair.both for pair in pairs[:VERIFIED]]
+    begin("explain", TRAINING)
     train([baseline, winner, *(s.candidate for s in found), *both, *(step.candidate for step in way)])
     way = reached(measure, way)
-    return {
-        "importance": importances(study),
-        "conditional": conditions(study),
-        "effects": effects(measure, winner, found),
-        "interactions": interactions(measure, winner, pairs),
-        "path": path(measure, between, way),
-        "spared": spared(measure, between, way),
-        "marginals": marginals(trials, surrogate, names),
-        "arms": arms(trials, surrogate, measure.sign),
-        "surrogate": {"r2": surrogate.r2, "trials": surrogate.n},
-    }
+    begin("explain", "importances")
+    record: dict[str, Any] = {"importance": importances(study), "conditional": conditions(study)}
+    begin("explain", "effects")
+    record["effects"] = effects(measure, winner, found)
+    begin("explain", "interactions")
+    record["interactions"] = interactions(measure, winner, pairs)
+    begin("explain", "path")
+    record |= {"path": path(measure, between, way), "spared": spared(measure, between, way)}
+    begin("explain", "curves")
+    record["marginals"] = marginals(trials, surrogate, names)
+    begin("explain", "arms")
+    record["arms"] = arms(trials, surrogate, measure.sign)
+    record["surrogate"] = {"r2": surrogate.r2, "trials": surrogate.n, "complete": len(trials.complete)}
+    record["importance_sample"] = judged(study)
+    return record

@@ -19,6 +19,7 @@ from search.report.figures import plots
 from search.report.figures.plot import Plot
 from search.report.headline import RULES, Headline, headline
 from search.report.tables import tables
+from search.report.tables.explained import sample
 from search.report.tables.table import Table, escape
 from search.report.wording import by_resolution, duration, label, seeds
 from search.run_folder import RunFolder
@@ -102,6 +103,7 @@ def page(run: RunRecord, found: Headline, made: Mapping[str, Table]) -> str:
         titles=TITLES,
         plots=figures,
         effects=_told(run, "effects"),
+        samples={"importance": sample(run, "importance_sample"), "curves": sample(run, "surrogate")},
         interactions=_told(run, "interactions"),
         rule=None if run.confirm is None else RULES.get(run.confirm.get("rule", "")),
         spent=duration(run.seconds),

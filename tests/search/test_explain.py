@@ -20,11 +20,13 @@ from mmsa_core.config import MemberConfig
 from mmsa_core.errors import UserError
 from search.confirm import ConfirmPlan, effect_seeds
 from search.explain.effects import effects
-from search.explain.importance import SHARED, conditions, importances
+from search.explain.fanova import fanova
+from search.explain.importance import SHARED, conditions, importances, judged
 from search.explain.interactions import crossed, interactions, merged
 from search.explain.marginals import Trials, arms, marginals
 from search.explain.measure import Measure, named
 from search.explain.path import STEPS, path, reached, spared, steps
+from search.explain.sample import SAMPLE, sampled
 from search.explain.stage import explained
 from search.explain.surrogate import Surrogate, config_path
 from search.explain.switches import completed, effective, switches
@@ -121,6 +123,7 @@ def explanation(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_the_whole_record(explanation: dict[str, Any]) -> None:
     assert list(explanation) == [
         "importance", "conditional", "effects", "interactions", "path", "spared", "marginals", "arms", "surrogate",
+        "importance_sample",
     ]  # fmt: skip
     assert explanation["surrogate"]["r2"] > 0.8 and explanation["surrogate"]["trials"] == 150
 
@@ -452,3 +455,62 @@ def test_names_in_sentences() -> None:
     assert named("labels", "ulgm") == "labels ulgm" and named("strategy", "none") == "no strategy"
     assert named("alignment.audio-vision", "none") == "no alignment on audio-vision"
     assert MemberConfig.from_dict(WINNER_CONFIG).fusion.name == "sum"
+
+
+# ---- a long search is sampled ----------------------------------------------------------------------------------------
+
+
+def test_a_sample_is_the_whole_up_to_its_size_and_drawn_once_above() -> None:
+    whole = list(range(5000))
+    assert sampled(whole[:SAMPLE]) == whole[:SAMPLE]
+    drawn = sampled(whole)
+    assert len(set(drawn)) == SAMPLE and drawn == sorted(drawn) == sampled(whole)
+    quarters = np.bincount(np.array(drawn) // 1250)
+    assert quarters.min() > 200, "every part of the search is there"
+    assert len(np.bincount(np.array(drawn) % 8)) == 8, "and so is every member of a population"
+
+
+def test_of_a_long_search_importances_and_surrogate_see_the_sample() -> None:
+    few = searched(SPACE, 3 * SAMPLE)
+    trials = Trials(few.get_trials(), SPACE, EPOCHS)
+    assert len(trials.complete) == 3 * SAMPLE and len(trials.configs) == len(trials.values) == SAMPLE
+    assert judged(few) == {"trials": SAMPLE, "complete": 3 * SAMPLE}
+    kept = optuna.create_study(direction="minimize")
+    kept.add_trials(trials.sample)
+    assert judged(kept) == {"trials": SAMPLE, "complete": SAMPLE}
+    assert importances(few) == importances(kept)
+    assert conditions(few) == conditions(kept) == conditions(STUDY)
+    surrogate = Surrogate.fit(trials.configs, trials.values, SPACE)
+    assert surrogate.n == SAMPLE
+    rows = {(row["place"], row["arm"]): row for row in arms(trials, surrogate, 1.0)}
+    assert sum(rows["fusion", arm]["complete"] for arm in ("concat", "sum", "gated")) == 3 * SAMPLE
+    assert min(row["best"] for row in rows.values()) == min(t.values[0] for t in trials.complete)
+    assert all(len(c["points"]) <= SAMPLE for c in marginals(trials, surrogate, list(WINNER)))
+
+
+@pytest.mark.parametrize("trials", [12, 60])
+def test_fanova_is_that_of_optuna(trials: int) -> None:
+    """With choices of many arms, numbers on any scale, whole numbers, and one that has a single value."""
+    rng = random.Random(trials)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(trials))
+    for _ in range(trials):
+        trial = study.ask()
+        arm = trial.suggest_categorical("arm", list("abcdefgh"))
+        rate = trial.suggest_float("rate", 1e-4, 1e-1, log=True)
+        layers = trial.suggest_int("layers", 1, 4)
+        trial.suggest_categorical("size", [16, 32, 64])
+        trial.suggest_float("fixed", 0.5, 0.5)
+        value = ord(arm) % 3 + (math.log10(rate) + 2.5) ** 2 + 0.3 * layers * (arm == "b") + rng.gauss(0, 0.1)
+        study.tell(trial, value)
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    theirs = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    assert fanova(study.get_trials()) == pytest.approx(theirs, rel=1e-9, abs=1e-14)
+
+
+def test_without_variance_there_is_no_fanova() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    for _ in range(10):
+        trial = study.ask()
+        trial.suggest_float("rate", 0.0, 1.0)
+        study.tell(trial, 1.0)
+    assert fanova(study.get_trials()) == {}

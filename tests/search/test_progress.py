@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from search.parts import TRAINING, Parts
 from search.progress import Progress, clock, counted, describe, facts
 
 
@@ -172,3 +176,53 @@ def test_json_is_never_a_panel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     with Progress("tiny", json_lines=True) as show:
         assert show.live is None
+
+
+def part(draining: bool = False) -> dict[str, Any]:
+    speed = {"member_epochs": 0, "seconds": 61.0, "rate": 0.0, "draining": draining}
+    return {"stage": "explain", "part": "importances", "done": 2, "total": 9, "message": "", "speed": speed}
+
+
+def test_facts_of_a_part_without_training() -> None:
+    assert describe(part()) == "explain: done 2 of 9, at work importances, since 1 min 01 s"
+    assert describe(part(draining=True)).endswith("stopping after this part")
+
+
+def test_a_part_is_shown_when_it_begins_and_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.parts.SECONDS", 0.01)
+    seen: list[tuple[str, str, bool]] = []
+    again, asked = threading.Event(), threading.Event()
+
+    def show(status: Mapping[str, Any]) -> None:
+        seen.append((status["stage"], status["part"], status["speed"]["draining"]))
+        if len(seen) > 3:
+            again.set()
+
+    parts = Parts(show, asked.is_set)
+    with parts.watched():
+        parts.begin("explain", "importances")
+        assert seen[0] == ("explain", "importances", False)
+        assert again.wait(10), "it is shown again meanwhile"
+        parts.begin("explain", TRAINING)
+        time.sleep(0.05)  # one that was under way may still come
+        shown = len(seen)
+        time.sleep(0.1)
+        assert len(seen) == shown, "what trains is shown by the engine"
+        asked.set()
+        parts.begin("report", "page and tables")
+    assert seen[-1] == ("report", "page and tables", True)
+
+
+def test_a_part_that_cannot_be_shown_goes_on(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("search.parts.SECONDS", 0.01)
+    calls = []
+
+    def show(status: Mapping[str, Any]) -> None:
+        calls.append(status)
+        raise OSError("the terminal is gone")
+
+    parts = Parts(show, lambda: False)
+    with parts.watched():
+        parts.begin("explain", "arms")
+        time.sleep(0.1)
+    assert len(calls) == 1 and "the progress cannot be shown" in caplog.text

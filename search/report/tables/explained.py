@@ -56,7 +56,7 @@ def importance(run: RunRecord) -> Table:
         ]
     )
     rows = [(n, *(_share(methods.get(m, {}).get(n)) for m in METHODS), conditional.get(n, "")) for n in ordered]
-    note = more(len(rows), "importance")
+    note = " ".join(text for text in (more(len(rows), "importance"), sample(run, "importance_sample")) if text)
     return Table("importance", frame, ("parameter", *METHODS.values(), "only with"), tuple(rows[:MAX_ROWS]), (), note)
 
 
@@ -117,7 +117,17 @@ def arms(run: RunRecord) -> Table:
         for e in ordered
     ]
     columns = ("choice", "arm", "trials", "complete", f"best search {label(run.metric)}", "predicted mean")
-    return Table("arms", pd.DataFrame(list(ordered)), columns, tuple(rows))
+    return Table("arms", pd.DataFrame(list(ordered)), columns, tuple(rows), (), sample(run, "surrogate"))
+
+
+def sample(run: RunRecord, part: str) -> str:
+    """Say how many trials a part of ``explain.json`` is made from; the record of an older run does not know."""
+    counts: Mapping[str, Any] = (run.explain or {}).get(part, {})
+    if "complete" not in counts:
+        return ""
+    if counts["trials"] == counts["complete"]:
+        return f"Of all {counts['complete']} complete trials."
+    return f"Of {counts['trials']} of {counts['complete']} complete trials, drawn at random."
 
 
 def _measured(contrast: Mapping[str, Any], visible: float) -> tuple[str, str, str]:
