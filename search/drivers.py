@@ -126,9 +126,9 @@ class Drivers:
 
     @property
     def leader(self) -> Mapping[str, Any] | None:
-        """The record of another driver that leads; None if it is this one, or not known yet."""
+        """The record of another driver that leads; None if it is this one, or there is none, or it is not known yet."""
         term = self.term()
-        return None if term is None or self._is_mine(term) else term.owner
+        return None if term is None or term.stage == "done" or self._is_mine(term) else term.owner
 
     def term(self) -> Term | None:
         """Return the current term; a storage inside the run folder has none."""
@@ -149,7 +149,8 @@ class Drivers:
         return term.owner is not None and self._has_proved_alive(term.owner)
 
     def _is_mine(self, term: Term) -> bool:
-        return term.owner is not None and self.is_own(term.owner)
+        own = term.owner is not None and self.is_own(term.owner)
+        return own and term.stage != "done" and self._is_of_this_folder(term)  # a process may run one after the other
 
     def _is_vacant(self, term: Term | None) -> bool:
         """Tell whether the next term may be claimed."""
@@ -161,7 +162,7 @@ class Drivers:
             return not self._is_fresh(f"term {term.number}", None)
         token = fingerprint({key: term.owner[key] for key in self.own})
         if token == self.token:
-            return False
+            return not self._is_mine(term)
         known = self._known().get(token)
         return known is None or not self._is_alive(token, known)
 
