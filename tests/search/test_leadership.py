@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 import psutil
@@ -20,6 +21,7 @@ from mmsa_core.errors import UserError
 from search import drivers
 from search.drivers import Drivers
 from search.leadership import Term, Terms
+from search.populations import Task, Wait
 from search.processes import this_process
 from search.run_folder import RunFolder
 from search.session import HandedOverError, Session
@@ -131,6 +133,52 @@ def test_what_is_done_is_not_done_again_by_another(tmp_path: Path, now: list[flo
     assert current(known).number == 2
 
 
+def test_a_leader_that_is_done_while_another_looks(
+    tmp_path: Path, on: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it is done and leaves; whatever of that is seen, nobody else leads."""
+    known = memory()
+    known.add_trial(optuna.trial.create_trial(value=1.0))
+    on("a")
+    first = driver(known, tmp_path / "a")
+    assert first.leads
+    first.advance("confirm")
+    on("b")
+    other, read = driver(known, tmp_path / "b"), Terms.read
+
+    def then_done(self: Terms) -> Any:
+        found = read(self)
+        monkeypatch.setattr(Terms, "read", read)
+        first.advance("done")
+        first.leave()
+        return found
+
+    monkeypatch.setattr(Terms, "read", then_done)
+    assert not other.leads and not other.leads
+    assert current(known).number == 1
+
+
+def test_the_leader_asks_for_the_last_trials_when_no_other_is_about_to(
+    tmp_path: Path, now: list[float], on: Callable[[str], None]
+) -> None:
+    """The other has looked while there were enough for both, and sleeps before it asks."""
+    config = shared(tmp_path, budget={"trials": 6}, pruner="none")
+    on("a")
+    first = ledger(config, tmp_path / "a", size=2)
+    task = first.next()
+    on("b")
+    other = ledger(config, tmp_path / "b", size=2)
+    with other.drivers.asking():
+        assert other._may_ask()
+        more = first.next()
+        assert isinstance(more, Task) and isinstance(first.next(), Wait), "these two may be the other's"
+        other._ask_more()
+    for source, name in ((first, task), (first, more), (other, other.next())):
+        assert isinstance(name, Task)
+        source.finish(name.name, pretend(name, source.report))
+    assert [t.state for t in first.study.get_trials()] == [TrialState.COMPLETE] * 6
+
+
 def test_the_same_folder_goes_on_where_it_is_done(tmp_path: Path) -> None:
     known = memory()
     for number in (1, 2):
@@ -158,6 +206,7 @@ def test_a_study_that_was_deleted_and_begun_again_is_not_done(tmp_path: Path, on
 DIES = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from tests.search.test_drivers import shared
 from tests.search.test_leadership import begun
 
