@@ -13,7 +13,8 @@ study came with a copy of the folder.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -26,6 +27,7 @@ from search.run_folder import RunFolder
 from search.study import StudyConfig
 
 PREFIX = "driver:"
+ASKING = "asking:"
 FOLDER_STORAGES = ("journal", "sqlite")
 """Storages inside the run folder: its lock lets one driver in."""
 BEAT, LEASE = 10.0, 60.0
@@ -91,6 +93,24 @@ class Drivers:
         others = {t: d for t, d in self._known().items() if t != self.token}
         return [self._record, *(d for token, d in others.items() if self._is_alive(token, d))]
 
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Let the leader know that this driver, which does not lead, is about to ask for trials."""
+        known_to_leader = self._shared and not self.leads
+        if known_to_leader:
+            self._study.set_user_attr(ASKING + self.token, True)
+        try:
+            yield
+        finally:
+            if known_to_leader:
+                self._study.set_user_attr(ASKING + self.token, None)
+
+    def is_another_asking(self) -> bool:
+        """Tell whether another driver that is alive is about to ask for trials."""
+        attributes = self._study.user_attrs
+        others = (fingerprint({key: d[key] for key in self.own}) for d in self.alive()[1:])
+        return any(attributes.get(ASKING + token) for token in others)
+
     def is_own(self, owner: Mapping[str, Any]) -> bool:
         """Tell whether a trial's owner is this driver."""
         return same_process(owner, self.own)
@@ -118,17 +138,17 @@ class Drivers:
         """Whether this driver leads; where nobody does any more, it claims the next term first."""
         if not self._shared:
             return True
-        term = self._terms.current()
-        if self._is_vacant(term):
+        term, attributes = self._terms.read()
+        if self._is_vacant(term, _records(attributes)):
             self._terms.claim(term, self._record)
             term = self._terms.current()
         return term is not None and self._is_mine(term)
 
     @property
     def leader(self) -> Mapping[str, Any] | None:
-        """The record of another driver that leads; None if it is this one, or not known yet."""
+        """The record of another driver that leads; None if it is this one, or there is none, or it is not known yet."""
         term = self.term()
-        return None if term is None or self._is_mine(term) else term.owner
+        return None if term is None or term.stage == "done" or self._is_mine(term) else term.owner
 
     def term(self) -> Term | None:
         """Return the current term; a storage inside the run folder has none."""
@@ -149,10 +169,12 @@ class Drivers:
         return term.owner is not None and self._has_proved_alive(term.owner)
 
     def _is_mine(self, term: Term) -> bool:
-        return term.owner is not None and self.is_own(term.owner)
+        own = term.owner is not None and self.is_own(term.owner)
+        return own and term.stage != "done" and self._is_of_this_folder(term)  # a process may run one after the other
 
-    def _is_vacant(self, term: Term | None) -> bool:
-        """Tell whether the next term may be claimed."""
+    def _is_vacant(self, term: Term | None, records: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Tell whether the next term may be claimed; ``records`` are the drivers' as of the same moment, as a leader
+        that is done leaves right after it has said so."""
         if term is None:
             return True
         if term.stage == "done":
@@ -161,9 +183,8 @@ class Drivers:
             return not self._is_fresh(f"term {term.number}", None)
         token = fingerprint({key: term.owner[key] for key in self.own})
         if token == self.token:
-            return False
-        known = self._known().get(token)
-        return known is None or not self._is_alive(token, known)
+            return not self._is_mine(term)
+        return token not in records or not self._is_alive(token, records[token])
 
     def _is_covered(self, term: Term) -> bool:
         """Tell whether what the leader of a term confirms, or has confirmed, is all that this driver's budget buys."""
@@ -180,8 +201,7 @@ class Drivers:
     # ---- who is heard --------------------------------------------------------------------------------------------
 
     def _known(self) -> dict[str, Mapping[str, Any]]:
-        attributes = self._study.user_attrs.items()
-        return {key.removeprefix(PREFIX): d for key, d in attributes if key.startswith(PREFIX) and d is not None}
+        return _records(self._study.user_attrs)
 
     def _is_alive(self, token: str, record: Mapping[str, Any]) -> bool:
         if not self._shared:
@@ -204,3 +224,9 @@ class Drivers:
         if known is None or not self._is_alive(token, known):
             return False
         return is_here(known) or self._heard[token][2]
+
+
+def _records(attributes: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the records of drivers among a study's user attributes, without those that have left."""
+    found = {key.removeprefix(PREFIX): d for key, d in attributes.items() if key.startswith(PREFIX)}
+    return {token: d for token, d in found.items() if d is not None}

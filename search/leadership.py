@@ -35,16 +35,23 @@ class Terms:
 
     def __init__(self, study: optuna.Study) -> None:
         self._storage = study._storage
+        self._study = study.study_name
         self._prefix = f"{study.study_name}:leader:"
 
     def current(self) -> Term | None:
         """Return the highest term, or None before the first."""
-        found = self._found()
+        return self.read()[0]
+
+    def read(self) -> tuple[Term | None, Mapping[str, Any]]:
+        """Return the highest term and the study's user attributes, both as of one moment."""
+        known = {s.study_name: s.user_attrs for s in self._storage.get_all_studies()}
+        found = self._terms(known)
         if not found:
-            return None
+            return None, known.get(self._study, {})
         number = max(found)
         stage = found[number].get(STAGE, {})
-        return Term(number, found[number].get(OWNER), stage.get("name", "search"), stage.get("trials", 0))
+        term = Term(number, found[number].get(OWNER), stage.get("name", "search"), stage.get("trials", 0))
+        return term, known.get(self._study, {})
 
     def claim(self, after: Term | None, owner: Mapping[str, Any]) -> None:
         """Claim the term that follows ``after``; the current term then says who has it."""
@@ -52,7 +59,8 @@ class Terms:
         with suppress(optuna.exceptions.DuplicatedStudyError):
             optuna.create_study(study_name=self._name(number), storage=self._storage)
             self._set(number, OWNER, dict(owner))
-            for older in [n for n in self._found() if n < number]:
+            names = optuna.get_all_study_names(self._storage)
+            for older in [n for n in self._terms({name: {} for name in names}) if n < number]:
                 with suppress(KeyError):
                     optuna.delete_study(study_name=self._name(older), storage=self._storage)
 
@@ -64,10 +72,10 @@ class Terms:
         with suppress(KeyError):  # a later term has been claimed, and this one deleted
             optuna.load_study(study_name=self._name(number), storage=self._storage).set_user_attr(key, value)
 
-    def _found(self) -> dict[int, Mapping[str, Any]]:
-        """Return the user attributes of every term that is there, by number."""
-        known = {s.study_name.removeprefix(self._prefix): s for s in self._storage.get_all_studies()}
-        return {int(key): s.user_attrs for key, s in known.items() if key.isdecimal() and s.study_name != key}
+    def _terms(self, studies: Mapping[str, Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+        """Return the user attributes of those of ``studies`` that are terms, by number."""
+        own = {name.removeprefix(self._prefix): a for name, a in studies.items() if name.startswith(self._prefix)}
+        return {int(key): attributes for key, attributes in own.items() if key.isdecimal()}
 
     def _name(self, number: int) -> str:
         return f"{self._prefix}{number}"

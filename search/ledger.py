@@ -112,12 +112,9 @@ class Ledger:
         if not self._queue and self.drivers.leads:
             self._lead()
         if not self._queue and self._may_ask():
-            if not self.deterministic:
-                self._ask(self.asker.generation())
-            elif not self._running:
-                generation = self.asker.generation()
-                for _ in range(GENERATION):
-                    self._ask(generation)
+            with self.drivers.asking():
+                if self._may_ask():
+                    self._ask_more()
         if not self._queue:
             return Wait() if self._running else None
         entry = self._queue.pop(0)
@@ -229,6 +226,15 @@ class Ledger:
         self.folder.release_study()
 
     # ---- populations as tasks ------------------------------------------------------------------------------------
+
+    def _ask_more(self) -> None:
+        """Ask for one population; in deterministic mode for a generation of them, once the last one has ended."""
+        if not self.deterministic:
+            self._ask(self.asker.generation())
+        elif not self._running:
+            generation = self.asker.generation()
+            for _ in range(GENERATION):
+                self._ask(generation)
 
     def _ask(self, generation: int) -> None:
         """Ask for the trials of one population and queue it."""
@@ -363,11 +369,17 @@ class Ledger:
 
     def _may_ask(self) -> bool:
         """Tell whether a population may be asked for: with several drivers that may do so at once, only the leading
-        one asks for the last trials, and for the first."""
+        one asks for the last trials, and for the first.
+
+        While there are enough for every driver to ask once, whoever has looked may ask, however long that takes. The
+        leader asks for the last ones when no other has looked and not asked yet.
+        """
         if self._spent():
             return False
-        at_once = sum(int(d["asks"]) for d in self.drivers.alive())
-        return self.drivers.leads or (self.tally.look().known > 0 and self._trials_left() >= at_once)
+        enough = self._trials_left() >= sum(int(d["asks"]) for d in self.drivers.alive())
+        if self.drivers.leads:
+            return enough or not self.drivers.is_another_asking()
+        return enough and self.tally.look().known > 0
 
     def _trials_left(self) -> int:
         return self.config.budget.trials - self.tally.look().begun

@@ -267,9 +267,9 @@ def test_relative_samplers_still_model_the_space(run: Path, sampler: str) -> Non
     drain(source, pretend)
     number = source.study.ask().number
     trial = source.study.get_trials()[number]
-    made = make_sampler(config, 0, {})
-    assert isinstance(made, PointsSampler)
-    assert made._sampler.infer_relative_search_space(source.study, trial) == {}
+    made, other = make_sampler(config, 0, {}), make_sampler(config, 0, {})
+    assert isinstance(made, PointsSampler) and isinstance(other, PointsSampler)
+    assert other._sampler.infer_relative_search_space(source.study, trial) == {}
     space = made.infer_relative_search_space(source.study, trial)
     assert {"optimizer.lr", "heads.dropout"} <= set(space)
     assert made.sample_relative(source.study, trial, space) is not None
