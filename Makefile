@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/mmsa-search run spaces/studies/demo.yaml --deterministic
 
 test: lint
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+	$(BIN)/pytest --numprocesses=3 --dist=loadfile --cov --cov-report=term:skip-covered
 
 lint: install
 	$(BIN)/ruff check .

@@ -39,13 +39,16 @@ COMMAND = (sys.executable, "-c", "from search.cli import main; main()", "run", s
 
 @dataclass
 class Study:
-    """A study under faults: its process, and what of it was told when."""
+    """A study under faults: its process, and what of it was told when. ``relative`` names its run folder from the
+    current one, and ``run`` is what it is called."""
 
     folder: Path
     rng: random.Random
     trials_wanted: int = TRIALS
     workers: str = "2"
     environment: dict[str, str] = field(default_factory=dict)
+    relative: bool = False
+    run: str = "run"
     process: subprocess.Popen[bytes] | None = None
     told: dict[int, Any] = field(default_factory=dict)
     starts: int = 0
@@ -53,17 +56,22 @@ class Study:
     def start(self) -> None:
         """Give the command; what it says goes to a file."""
         with (self.folder / "said.txt").open("ab") as said:
-            data, out = str(self.folder / "data.npz"), str(self.folder / "run")
+            place = Path() if self.relative else self.folder
+            data, out = str(place / "data.npz"), str(place / self.run)
             size = (f"budget.trials={self.trials_wanted}", f"resources.workers={self.workers}")
             arguments = [*COMMAND, *SETTINGS, *size, "--data", data, "--out", out]
-            environment = {**os.environ, **self.environment}
+            environment = {**os.environ, **self.environment, "PYTHONPATH": str(ROOT)}
             self.process = subprocess.Popen(
-                arguments, cwd=ROOT, stdout=said, stderr=said, start_new_session=True, env=environment
+                arguments, cwd=self.folder, stdout=said, stderr=said, start_new_session=True, env=environment
             )
         self.starts += 1
 
+    @property
+    def journal(self) -> Path:
+        return self.folder / self.run / "study.log"
+
     def trials(self) -> list[optuna.trial.FrozenTrial]:
-        log = self.folder / "run" / "study.log"
+        log = self.journal
         if not log.exists():
             return []
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(log)))
@@ -96,6 +104,27 @@ def driver_killed(study: Study) -> bool:
     return True
 
 
+def killed_in_write(study: Study) -> bool:
+    """Kill the driver while it holds the journal's lock: the lock's link stays behind."""
+    assert study.process is not None
+    lock, end = study.journal.with_name("study.log.lock"), time.monotonic() + 20
+    while not os.path.lexists(lock):
+        if time.monotonic() > end or study.process.poll() is not None:
+            return False
+    study.process.kill()
+    study.process.wait()
+    return os.path.lexists(lock)
+
+
+def killed_and_moved(study: Study) -> bool:
+    """Kill the driver while it holds the journal's lock, and move the run folder."""
+    if not killed_in_write(study):
+        return False
+    before, study.run = study.folder / study.run, f"{study.run}-moved"
+    before.rename(study.folder / study.run)
+    return True
+
+
 def signalled(number: signal.Signals, times: int = 1) -> Fault:
     def strike(study: Study) -> bool:
         assert study.process is not None
@@ -123,7 +152,7 @@ def journal_cut(study: Study) -> bool:
     assert study.process is not None
     study.process.wait()
     time.sleep(3)
-    log = study.folder / "run" / "study.log"
+    log = study.journal
     if not log.exists() or log.stat().st_size < 100:
         return False
     with log.open("ab") as file:
@@ -201,8 +230,12 @@ BEFORE: dict[str, tuple[Callable[[Study], None], str]] = {
     "memory taken, Ray's monitor kills a worker": (small_memory, "python3"),
 }
 """What must be made before a study starts, and the program that is needed for it."""
+ALONE = {"driver in a write, kill -9", "driver in a write, kill -9, folder moved"}
+"""Faults of a driver that writes to the journal itself: one that has no Ray."""
 FAULTS: dict[str, tuple[Fault, int]] = {
     "driver, kill -9": (driver_killed, 20),
+    "driver in a write, kill -9": (killed_in_write, 20),
+    "driver in a write, kill -9, folder moved": (killed_and_moved, 6),
     "worker, kill -9": (child_killed("ray::ResourceTrainable"), 6),
     "the desk (the study's owner), kill -9": (child_killed("ray::Desk"), 3),
     "Ray's node process, kill -9": (child_killed("raylet/raylet"), 3),
@@ -240,13 +273,14 @@ def suffer(name: str, strikes: int, study: Study) -> int:
 
 
 def row(name: str, tries: int, trials: int, workers: str) -> str:
-    """Do a fault in as many studies as it takes for ``tries`` strikes, and return the result as a table's row."""
+    """Do a fault in as many studies as it takes for ``tries`` strikes, every other one with relative paths, and return
+    the result as a table's row."""
     done = studies = lost = twice = starts = 0
     while done < tries and not (studies > 3 and done == 0):
         folder = Path(tempfile.mkdtemp())
-        study = Study(folder, random.Random(100 * studies + len(name)), trials, workers)
+        study = Study(folder, random.Random(100 * studies + len(name)), trials, workers, relative=studies % 2 == 1)
         try:
-            done += suffer(name, min(5 if trials == TRIALS else tries, tries - done), study)
+            done += suffer(name, min(5 if trials == TRIALS else tries, -(-tries // 2), tries - done), study)
             told = [t for t in study.trials() if t.state.is_finished()]
         finally:
             if (folder / "run").is_mount():
@@ -279,7 +313,8 @@ def main() -> None:
         if shutil.which(program) is None or (program == "mount" and os.geteuid() != 0):
             sys.stdout.write(f"| {name} | not done: {program} is missing or not allowed | | | | | | |\n")
             continue
-        sys.stdout.write(row(name, tries, given.trials, given.workers) + "\n")
+        workers = "1" if name in ALONE else given.workers
+        sys.stdout.write(row(name, tries, given.trials, workers) + "\n")
         sys.stdout.flush()
 
 
