@@ -386,7 +386,8 @@ def _known(error: Exception) -> None:
     if name == "InterruptedStudyError":
         _exit("stopped and saved; run the same command again to go on", EXIT_INTERRUPTED)
     if name == "UnansweredError":
-        _exit(str(error), EXIT_INTERRUPTED)
+        _say_error(str(error))
+        os._exit(EXIT_INTERRUPTED)  # a thread waits for the storage: the interpreter would end in its own time
     if name == "HandedOverError":
         _exit(str(error), 0)
     if name == "NothingFinishedError":
@@ -395,8 +396,12 @@ def _known(error: Exception) -> None:
 
 
 def _exit(message: str, code: int) -> None:
-    typer.echo(f"mmsa-search: {' '.join(message.split())}", err=True)
+    _say_error(message)
     sys.exit(code)
+
+
+def _say_error(message: str) -> None:
+    typer.echo(f"mmsa-search: {' '.join(message.split())}", err=True)
 
 
 def _say(text: str, as_json: bool, data: dict[str, Any]) -> None:

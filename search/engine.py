@@ -193,9 +193,14 @@ class Engine:
         from search import runner  # importing Ray takes a second
 
         if runner.start(self.placement):
-            self._open.callback(runner.stop)
+            self._open.callback(self._stop, runner.stop)
             self._interruption.handle_signals()  # Ray has taken SIGTERM for itself
         return runner.Workers(make_source, splits, self.placement, self.patience)
+
+    def _stop(self, ray: Callable[[], None]) -> None:
+        """End Ray, but where the storage was given up: that takes seconds, and Ray ends with this process."""
+        if self._interruption.silence is None:
+            ray()
 
     def _run(self, site: Site) -> dict[str, Any]:
         barren = 0
