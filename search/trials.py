@@ -293,6 +293,8 @@ def baseline_trial(study: optuna.Study) -> FrozenTrial:
 def leaders(study: optuna.Study, count: int) -> list[FrozenTrial]:
     """Return the best complete trials of distinct configurations, the baseline's left out; with a cost, the first
     fronts', and of a front that is not taken whole those with the best values of the metric."""
+    if not study.get_trials(deepcopy=False):
+        return []
     seen = {_mark(baseline_trial(study))}
     found = []
     for _, trial in ranked(study):

@@ -156,8 +156,10 @@ def test_a_study_keeps_what_it_started_with(tmp_path: Path) -> None:
 
 
 def test_runs_that_have_no_leader(tmp_path: Path) -> None:
-    source = tiny.ledger(study(), tmp_path)
-    write_yaml(tmp_path / "resolved.yaml", source.config.resolved())
+    write_yaml(tmp_path / "resolved.yaml", study().resolved())
+    with pytest.raises(UserError, match=r"warm_start: .*: none of its trials is complete"):
+        warm_start.leaders_of(tmp_path)  # not even a baseline
+    tiny.ledger(study(), tmp_path)
     with pytest.raises(UserError, match=r"warm_start: .*: none of its trials is complete"):
         warm_start.leaders_of(tmp_path)
 
