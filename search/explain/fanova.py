@@ -42,8 +42,8 @@ def fanova(trials: Sequence[FrozenTrial], seed: int = 0) -> dict[str, float]:
     forest = RandomForestRegressor(TREES, max_depth=DEPTH, random_state=seed)
     with config_context(skip_parameter_validation=True):  # of 64 trees, each as long as a small one's growth
         forest.fit(_encoded([t.params for t, _ in known], varied), np.array([value for _, value in known]))
-    bounds, columns = _bounds(varied)
-    fractions = [f for tree in forest.estimators_ if (f := _fractions(tree.tree_, bounds, columns)) is not None]
+    bounds, owners = _bounds(varied)
+    fractions = [f for tree in forest.estimators_ if (f := _fractions(tree.tree_, bounds, owners)) is not None]
     if not fractions:
         return {}
     own: list[float] = np.mean(fractions, axis=0).tolist()
@@ -52,45 +52,54 @@ def fanova(trials: Sequence[FrozenTrial], seed: int = 0) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Leaves:
-    """The leaves of a tree: what each predicts, and the box [leaf, column] of the search space where it does."""
+    """The leaves of a tree: what each predicts, and the box [leaf, column] of the search space where it does, in the
+    columns that the tree splits."""
 
+    columns: NDArray[np.int64]
     values: Array
     low: Array
     high: Array
 
     @staticmethod
-    def of(tree: Any, bounds: Array) -> Leaves:
+    def of(tree: Any, space: Array) -> Leaves:
         """Return the leaves of a fitted tree over a space with these bounds [column, 2]."""
+        columns = np.unique(tree.feature[tree.feature >= 0])
+        bounds, features = space[columns], np.searchsorted(columns, tree.feature)
         low, high = (np.repeat(bounds[None, :, k], tree.node_count, 0) for k in (0, 1))
         level = np.array([0])
         while len(level := level[tree.children_left[level] >= 0]):
-            left, right, split = tree.children_left[level], tree.children_right[level], tree.feature[level]
+            left, right, split = tree.children_left[level], tree.children_right[level], features[level]
             for child in (left, right):
                 low[child], high[child] = low[level], high[level]
             high[left, split] = low[right, split] = tree.threshold[level]
             level = np.concatenate([left, right])
         ends = tree.children_left < 0
-        return Leaves(tree.value[ends, 0, 0].astype(np.float64), low[ends], high[ends])
+        return Leaves(columns, tree.value[ends, 0, 0].astype(np.float64), low[ends], high[ends])
 
 
-def _fractions(tree: Any, bounds: Array, columns: Sequence[slice]) -> Array | None:
-    """Return the share [parameter] of a tree's variance that each parameter explains alone; None where it has none."""
-    leaves = Leaves.of(tree, bounds)
+def _fractions(tree: Any, space: Array, owners: NDArray[np.int64]) -> Array | None:
+    """Return the share [parameter] of a tree's variance that each parameter explains alone; None where it has none.
+
+    ``space`` has the bounds [column, 2] of the columns, ``owners`` [column] the parameter that each belongs to.
+    """
+    leaves = Leaves.of(tree, space)
+    bounds, owner = space[leaves.columns], owners[leaves.columns]
     sizes = (leaves.high - leaves.low) / (bounds[:, 1] - bounds[:, 0])
     weights = sizes.prod(1)
     values = leaves.values - weights @ leaves.values / weights.sum()
     variance = float(weights @ values**2 / weights.sum())
     if variance <= 0:
         return None
-    parts = []
-    for own in columns:
-        kept = sizes[:, own]
+    parts = np.zeros(int(owners.max()) + 1)
+    for parameter in np.unique(owner):
+        first, end = np.searchsorted(owner, [parameter, parameter + 1])
+        kept, low, high = (part[:, first:end] for part in (sizes, leaves.low, leaves.high))
         terms = values * weights / kept.prod(1)
-        if own.stop - own.start == 1:
-            parts.append(_of_number(leaves.low[:, own.start], leaves.high[:, own.start], bounds[own.start], terms))
+        if np.count_nonzero(owners == parameter) == 1:
+            parts[parameter] = _of_number(low[:, 0], high[:, 0], bounds[first], terms)
         else:
-            parts.append(_of_choice(kept, leaves.low[:, own], terms))
-    return np.array(parts) / variance
+            parts[parameter] = _of_choice(kept, low, terms)
+    return parts / variance
 
 
 def _of_number(low: Array, high: Array, bounds: Array, terms: Array) -> float:
@@ -143,12 +152,12 @@ def _encoded(params: Sequence[Mapping[str, Any]], space: Mapping[str, BaseDistri
     return np.concatenate(parts, 1)
 
 
-def _bounds(space: Mapping[str, BaseDistribution]) -> tuple[Array, list[slice]]:
-    """Return the bounds [column, 2] of the encoded space, and where each parameter has its columns."""
+def _bounds(space: Mapping[str, BaseDistribution]) -> tuple[Array, NDArray[np.int64]]:
+    """Return the bounds [column, 2] of the encoded space, and the parameter [column] that each column belongs to."""
     rows: list[tuple[float, float]] = []
-    columns = []
-    for d in space.values():
+    owners: list[int] = []
+    for k, d in enumerate(space.values()):
         own = [(0.0, 1.0)] * len(d.choices) if isinstance(d, CategoricalDistribution) else [(d.low, d.high)]  # type: ignore[attr-defined]  # a number's
-        columns.append(slice(len(rows), len(rows) + len(own)))
         rows += own
-    return np.array(rows, np.float64), columns
+        owners += [k] * len(own)
+    return np.array(rows, np.float64), np.array(owners)

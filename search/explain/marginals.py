@@ -70,7 +70,7 @@ def marginals(trials: Trials, surrogate: Surrogate, names: Sequence[str]) -> lis
 
     Source: Friedman, Annals of Statistics 2001, section 8.2 (partial dependence).
     """
-    matrix, leaves = surrogate.matrix([flat(completed(c)) for c in trials.configs]), trials.space.leaves()
+    matrix, leaves = _matrix(trials, surrogate), trials.space.leaves()
     curves = []
     for name in names:
         leaf, column = leaves[name], (config_path(trials.space, name), None)
@@ -93,7 +93,7 @@ def arms(trials: Trials, surrogate: Surrogate, sign: float) -> list[dict[str, An
     The mean is over the sample, each trial with that arm in the place of its own; the arm comes with the settings of
     those that have it, in turn. An arm that no trial of the sample has has no mean.
     """
-    matrix, table = surrogate.matrix([flat(completed(c)) for c in trials.configs]), []
+    matrix, table = _matrix(trials, surrogate), []
     for place, leaf in trials.space.leaves().items():
         if not isinstance(leaf, Arms):
             continue
@@ -113,7 +113,14 @@ def arms(trials: Trials, surrogate: Surrogate, sign: float) -> list[dict[str, An
     return table
 
 
-def _swapped(surrogate: Surrogate, matrix: Matrix, block: Sequence[int], donors: Sequence[int]) -> dict[str, Any]:
+def _matrix(trials: Trials, surrogate: Surrogate) -> NDArray[np.float32]:
+    """Return the columns [row, column] of the sample, as trees read them."""
+    return surrogate.matrix([flat(completed(c)) for c in trials.configs]).astype(np.float32)
+
+
+def _swapped(
+    surrogate: Surrogate, matrix: NDArray[np.float32], block: Sequence[int], donors: Sequence[int]
+) -> dict[str, Any]:
     if not donors:
         return dict.fromkeys(("mean", "low", "high"))
     x = matrix.copy()
@@ -122,10 +129,11 @@ def _swapped(surrogate: Surrogate, matrix: Matrix, block: Sequence[int], donors:
     return {"mean": float(mean[0]), "low": float(low[0]), "high": float(high[0])}
 
 
-def _band(surrogate: Surrogate, x: NDArray[np.float64]) -> tuple[Matrix, Matrix, Matrix]:
+def _band(surrogate: Surrogate, x: NDArray[np.float32]) -> tuple[Matrix, Matrix, Matrix]:
     """Return the mean [point] over rows and trees of columns [point, row, column], with the band over the trees."""
     points, rows = x.shape[:2]
-    trees = surrogate.trees(x.reshape(points * rows, -1)).reshape(-1, points, rows).mean(2)
+    each = surrogate.each_tree(x.reshape(points * rows, -1))
+    trees = np.stack([values.reshape(points, rows).mean(1) for values in each])  # one after another: all take much room
     low, high = np.percentile(trees, BAND, axis=0)
     return trees.mean(0), low, high
 

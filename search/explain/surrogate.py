@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,8 +101,11 @@ class Surrogate:
 
     def trees(self, matrix: Matrix) -> Matrix:
         """Return what each tree predicts [tree, row] for columns [row, column]."""
-        x = matrix.astype(np.float32)
-        return np.stack([tree.tree_.predict(x)[:, 0] for tree in self.forest.estimators_])
+        return np.stack(list(self.each_tree(matrix.astype(np.float32))))
+
+    def each_tree(self, matrix: NDArray[np.float32]) -> Iterator[NDArray[np.float64]]:
+        """Yield what a tree after the other predicts [row]."""
+        return (tree.tree_.predict(matrix)[:, 0] for tree in self.forest.estimators_)
 
     def matrix(self, rows: Sequence[Flat]) -> Matrix:
         """Return the columns [row, column] of flat, completed configurations."""
