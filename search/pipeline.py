@@ -58,6 +58,7 @@ from search.trials import (
     is_outside,
     leaders,
     open_study,
+    read_study,
     reasons,
     summary,
 )
@@ -191,7 +192,7 @@ def _open_again(folder: RunFolder, overrides: Sequence[str]) -> Opened:
     fingerprint = opened.data.fingerprint()
     if folder.facts()["data_fingerprint"] != fingerprint:
         raise UserError(f"{opened.data.path}: the data has changed since the run (fingerprint now {fingerprint})")
-    fingerprints.check_folder(open_study(opened.config, folder), opened.config, folder)
+    fingerprints.check_folder(read_study(opened.config, folder), opened.config, folder)
     return opened
 
 

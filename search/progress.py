@@ -48,6 +48,8 @@ class Progress:
         if self.live is not None:
             self.live.update(self._panel(status))
             return
+        if "part" in status and status["speed"]["seconds"] < LINE_SECONDS:
+            return
         now = time.monotonic()
         if now - self._last_line >= LINE_SECONDS:
             self._last_line = now

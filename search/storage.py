@@ -66,6 +66,11 @@ def read_storage(spec: str, folder: Path) -> optuna.storages.BaseStorage:
         return _proxy(spec) if spec.startswith(GRPC) else _database_to_read(spec)
 
 
+def has_begun(spec: str, folder: Path) -> bool:
+    """Return whether a storage in the run folder has its file; of others only opening them can tell."""
+    return spec not in OWN or (folder / OWN[spec]).exists()
+
+
 def check_file(spec: str) -> Path | None:
     """Return the file that a URL names, or None; it is looked at, and may be there or not.
 

@@ -23,7 +23,7 @@ from search.overhead import overhead
 from search.pareto import Point, ranks
 from search.run_folder import RunFolder
 from search.space import Params, Space
-from search.storage import open_storage, read_storage, without_password
+from search.storage import has_begun, open_storage, read_storage, without_password
 from search.study import StudyConfig
 
 POPULATION, ORIGIN, RESULT, REASON = "population", "origin", "result", "reason"
@@ -93,10 +93,14 @@ def open_study(config: StudyConfig, folder: RunFolder) -> optuna.Study:
 def read_study(config: StudyConfig, folder: RunFolder) -> optuna.Study:
     """Open the study to look at it: nothing is made or changed, and no right to write is needed.
 
+    A study whose storage in the run folder is not made yet has no trials.
+
     Raises:
         UserError: the storage cannot be opened, or holds no such study.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not has_begun(config.storage, folder.path):
+        return optuna.create_study(study_name=config.study, directions=[*config.objective.directions.values()])
     storage = read_storage(config.storage, folder.path)
     try:
         study = optuna.load_study(study_name=config.study, storage=storage)

@@ -54,6 +54,9 @@ class Inline:
     def __init__(self) -> None:
         self.members = 0
 
+    def on_status(self, status: Mapping[str, Any]) -> None:
+        """Show nothing."""
+
     def run(self, make_source: Callable[[], Source], splits: Any) -> dict[str, Any]:
         source = make_source()
         worker = Worker(*splits, torch.device("cpu"))

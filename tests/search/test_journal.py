@@ -101,8 +101,9 @@ def test_reading_needs_no_right_to_write() -> None:
 
 
 def test_what_is_not_there_is_said_and_not_made(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"study\.log: no journal is here"):
-        read_study(study(), RunFolder(tmp_path))
+    assert read_study(study(), RunFolder(tmp_path)).get_trials() == []
+    with pytest.raises(UserError, match=r"other\.log: no journal is here"):
+        read_study(study(storage=f"journal://{tmp_path}/other.log"), RunFolder(tmp_path))
     assert not files(tmp_path)
     made(tmp_path / "study.log", "other")
     with pytest.raises(UserError, match="holds no study 'tiny' yet; run it first"):
