@@ -17,8 +17,8 @@ import optuna
 from optuna.trial import TrialState
 
 from mmsa_core.errors import UserError
-from search.confirm import OPENINGS, record_opening
 from search.ledger import Ledger, asked_at_once
+from search.opening import OPENINGS, record_opening
 from search.populations import Task
 from search.run_folder import RunFolder
 from search.session import HandedOverError, Session

@@ -8,9 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
+
+import psutil
 
 PASSWORD = "tr0ub:4d@r/3?&"
 """Holds what a URL must write in percents."""
@@ -20,6 +24,19 @@ from optuna.storages.journal import JournalFileBackend
 storage = optuna.storages.JournalStorage(JournalFileBackend(sys.argv[1]))
 optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port=int(sys.argv[2]))
 """
+
+
+@contextmanager
+def frozen(server: Postgres | Proxy) -> Iterator[None]:
+    """Let a server stand still (SIGSTOP): it is there, and does not answer."""
+    stopped = server.processes()
+    for process in stopped:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in stopped:
+            process.resume()
 
 
 def free_port() -> int:
@@ -70,6 +87,11 @@ class Postgres:
         """End the server at once, as a power cut does."""
         self._control("-m", "immediate", "stop")
 
+    def processes(self) -> list[psutil.Process]:
+        """Return all of the server's processes."""
+        first = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
+        return [first, *first.children(recursive=True)]
+
     def _control(self, *arguments: str) -> None:
         _as_postgres(str(self.programs / "pg_ctl"), "-D", str(self.folder / "data"), *arguments)
 
@@ -95,6 +117,11 @@ class Proxy:
                     return
             assert self.process.poll() is None and time.monotonic() < until, "the proxy did not start"
             time.sleep(0.1)
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the proxy's process."""
+        assert self.process is not None
+        return [psutil.Process(self.process.pid)]
 
     def stop(self) -> None:
         """Kill it (``kill -9``)."""

@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 from mmsa_core.errors import UserError
 from search import drivers
 from search.drivers import Drivers
+from search.folder_identity import Identity
 from search.leadership import Term, Terms
 from search.populations import Task, Wait
 from search.processes import this_process
@@ -30,7 +31,7 @@ from search.trials import POPULATION
 from search.yaml_io import write_yaml
 from tests.search.racing import ONE_LEADER, race
 from tests.search.servers import Postgres
-from tests.search.test_drivers import driver, ledger, memory, now, on, shared
+from tests.search.test_drivers import driver, ledger, memory, named, now, on, shared
 from tests.search.tiny import drain, pretend, study
 
 __all__ = ["now", "on"]
@@ -263,7 +264,7 @@ def test_a_leader_that_was_silent_does_not_open_the_test_split(
     with begun(config, tmp_path / "a") as silent:
         silent.lead_or_hand_over(lambda: False)
         on("b")
-        other = Drivers(silent._study, config, RunFolder(tmp_path / "b"))
+        other = Drivers(silent._study, config, named(tmp_path / "b"))
         assert not other.leads
         now[0] += drivers.LEASE + 1
         assert other.leads
@@ -306,7 +307,7 @@ def test_a_copy_takes_up_what_its_folder_storage_holds(tmp_path: Path) -> None:
 
 def copied(folder: Path, name: str, *of: str) -> RunFolder:
     made = RunFolder(folder)
-    made.name, made.copied_from = name, of
+    made._identity = Identity(name, 0, 0, of)
     return made
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -164,6 +167,21 @@ def interleaved(source: Source, workers: int, seed: int) -> None:
         except StopIteration as end:
             del going[name]
             source.finish(name, end.value)
+
+
+def program(*arguments: str) -> subprocess.Popen[str]:
+    """Start ``mmsa-search`` in a process of its own."""
+    command = [str(Path(sys.executable).parent / "mmsa-search"), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def ran(*arguments: str) -> str:
+    """Run ``mmsa-search`` to its good end and return what it printed."""
+    with program(*arguments) as process:
+        out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    return out
 
 
 def records(source: Ledger) -> list[Mapping[str, Any]]:
