@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -47,7 +47,7 @@ def open_sqlite(path: Path) -> optuna.storages.RDBStorage:
     check_sqlite(path)
     _wait_until_free(path)
     url = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": time_limits.LIMIT}})
+    storage = _with_tables(url)
 
     @sqlalchemy.event.listens_for(storage.engine, "connect")
     def _configure(connection: Any, _: Any) -> None:
@@ -61,6 +61,16 @@ def open_sqlite(path: Path) -> optuna.storages.RDBStorage:
 
     storage.engine.dispose()
     return storage
+
+
+def _with_tables(url: str) -> optuna.storages.RDBStorage:
+    """Open a file. Of drivers that come first at once all make its tables, and all but one find them half made."""
+    arguments = {"connect_args": {"timeout": time_limits.LIMIT}}
+    for _ in range(10):
+        with suppress(sqlalchemy.exc.IntegrityError, sqlalchemy.exc.OperationalError):
+            return optuna.storages.RDBStorage(url, engine_kwargs={**arguments})
+        time.sleep(0.3)
+    return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
 
 
 def read_sqlite(path: Path) -> optuna.storages.RDBStorage:

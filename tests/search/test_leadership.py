@@ -29,8 +29,6 @@ from search.session import HandedOverError, Session
 from search.study import StudyConfig
 from search.trials import POPULATION
 from search.yaml_io import write_yaml
-from tests.search.racing import ONE_LEADER, race
-from tests.search.servers import Postgres
 from tests.search.test_drivers import driver, ledger, memory, named, now, on, shared
 from tests.search.tiny import drain, pretend, study
 
@@ -39,27 +37,6 @@ ROUNDS = 3
 
 
 # ---- at the same moment ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("storage", ["sqlite:///{}/shared.db", "journal://{}/shared.log"])
-def test_one_of_two_that_begin_at_once(tmp_path: Path, storage: str) -> None:
-    found = race(storage.format(tmp_path), tmp_path, ROUNDS)
-    assert [r.counts for r in found] == [ONE_LEADER] * ROUNDS
-    assert [sorted(r.outcomes) for r in found] == [["confirmed", "handed over"]] * ROUNDS
-
-
-def test_one_of_two_that_begin_at_once_on_a_server(server: Postgres, tmp_path: Path) -> None:
-    assert [r.counts for r in race(server.url(), tmp_path, ROUNDS)] == [ONE_LEADER] * ROUNDS
-
-
-@pytest.mark.parametrize("storage", ["sqlite:///{}/shared.db", "journal://{}/shared.log"])
-def test_one_of_two_that_begin_at_once_with_other_data(tmp_path: Path, storage: str) -> None:
-    found = race(storage.format(tmp_path), tmp_path, ROUNDS, datas=("a", "b"))
-    assert [r.counts for r in found] == [ONE_LEADER] * ROUNDS
-    for r in found:
-        confirmed, refused = sorted(r.outcomes)
-        assert confirmed == "confirmed"
-        assert "was begun with another data: fingerprint " in refused and "give this run another study:" in refused
 
 
 # ---- terms -----------------------------------------------------------------------------------------------------------
